@@ -1,0 +1,2 @@
+//! The `cluster-init` program.
+fn main() {}
