@@ -1,1 +1,15 @@
-//! The `cluster-init` library.
+//! `cluster-init` turns a Git repository into a self-managed Cluster API management cluster.
+//!
+//! The modules are floors: each uses only those listed below it. See ARCHITECTURE.md.
+
+pub mod cli;
+pub mod ui;
+
+pub mod k8s;
+
+pub mod clock;
+pub mod event;
+pub mod exec;
+pub mod failure;
+pub mod fsx;
+pub mod yaml;

@@ -1,0 +1,101 @@
+//! The command line: one file a command; parses, calls the library, prints.
+//!
+//! Data goes to standard output, narration to standard error.
+
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use output::{Format, Printer, table};
+
+use crate::failure::{Failure, Result};
+use crate::ui;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a step or command failed
+  2  usage or configuration is wrong
+  3  a preflight check refused
+  4  timeout, or no progress
+  5  interrupted; the run can be resumed
+  6  leftovers remain
+  7  refused for safety";
+
+/// Turns a Git repository into a self-managed Cluster API management cluster.
+#[derive(Debug, Parser)]
+#[command(name = "cluster-init", version, after_help = EXIT_CODES, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// How data is printed on standard output.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, env = "CLUSTER_INIT_OUTPUT")]
+    pub output: Format,
+    /// Folder with clusters, runs and the default bundle [default: $XDG_DATA_HOME/cluster-init].
+    #[arg(long, global = true, env = "CLUSTER_INIT_HOME", value_name = "DIR")]
+    pub home: Option<std::path::PathBuf>,
+    /// The bundle: an OCI image layout with every binary, image and manifest [default: HOME/bundle].
+    #[arg(long, global = true, env = "CLUSTER_INIT_BUNDLE", value_name = "DIR")]
+    pub bundle: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the program and maps its result to the documented exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help on standard output and errors on standard error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    ui::init_tracing();
+    // One TLS provider for everything; a second installation cannot happen in a fresh process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::failed("failed to start the runtime").caused_by(error)),
+    };
+    let result = runtime.block_on(run(cli));
+    // Children and daemons have owners; nothing here is worth waiting for.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    ui::print_failure(failure);
+    ExitCode::from(failure.kind.exit_code())
+}
+
+#[expect(clippy::unused_async, reason = "commands that wait join shortly")]
+async fn run(cli: Cli) -> Result<()> {
+    let printer = Printer::new(cli.global.output);
+    match cli.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "cluster-init", &mut script);
+            printer.raw(&script)
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Kubernetes clusters as the rest of the program sees them: connect, apply, read, wait.
+//!
+//! Every write goes through server-side apply with one field manager ([`MANAGER`]); the pivot's copies are the one
+//! exception and live in `capi`.
+
+mod cluster;
+mod error;
+mod manifest;
+mod object;
+mod ready;
+
+pub use cluster::Cluster;
+pub use error::{Error, Result};
+pub use manifest::{apply_order, parse};
+pub use object::{ObjectRef, condition, reference};
+pub use ready::{Readiness, readiness};
+
+pub use kube::api::{ApiResource, DynamicObject};
+pub use kube::core::GroupVersionKind;
+
+/// The field manager of every write.
+pub const MANAGER: &str = "cluster-init";
