@@ -5,6 +5,8 @@
 pub mod cli;
 pub mod ui;
 
+pub mod saga;
+
 pub mod k8s;
 
 pub mod clock;

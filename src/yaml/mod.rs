@@ -55,7 +55,7 @@ fn error(origin: &str, error: &serde_saphyr::Error) -> Error {
     let full = error.to_string();
     // The library ends its sentence with the position, which stands before it here.
     let message = full.split(" at line ").next().unwrap_or(&full).trim().to_owned();
-    Error { origin: origin.to_owned(), line: line, column: column, message }
+    Error { origin: origin.to_owned(), line, column, message }
 }
 
 /// Reads one document; `origin` is the file's name, for errors.
