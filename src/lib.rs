@@ -5,8 +5,9 @@
 pub mod cli;
 pub mod ui;
 
-pub mod saga;
 
+pub mod git;
+pub mod saga;
 pub mod k8s;
 
 pub mod clock;
