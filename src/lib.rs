@@ -5,9 +5,11 @@
 pub mod cli;
 pub mod ui;
 
+pub mod node;
 
 pub mod git;
 pub mod saga;
+
 pub mod k8s;
 
 pub mod clock;
