@@ -7,8 +7,9 @@ pub mod ui;
 
 pub mod node;
 
-pub mod git;
 pub mod saga;
+
+pub mod git;
 
 pub mod k8s;
 

@@ -48,6 +48,10 @@ pub enum Error {
         program: String,
         /// How it ended.
         status: String,
+        /// Its exit code, unless a signal ended it.
+        code: Option<i32>,
+        /// What it wrote to standard output.
+        stdout: Vec<u8>,
         /// The end of what it wrote to standard error.
         stderr: String,
     },
@@ -255,7 +259,9 @@ impl Command {
             }
             Ok(Err(source)) => Err(Error::Pipe { program, source }),
             Ok(Ok(status)) if status.success() => Ok(Output { stdout: out, stderr }),
-            Ok(Ok(status)) => Err(Error::Status { program, status: how(status), stderr }),
+            Ok(Ok(status)) => {
+                Err(Error::Status { program, status: how(status), code: status.code(), stdout: out, stderr })
+            }
         }
     }
 
