@@ -5,13 +5,14 @@
 pub mod cli;
 pub mod ui;
 
+pub mod flux;
+
 pub mod node;
 
-pub mod saga;
-
 pub mod git;
-
 pub mod k8s;
+
+pub mod saga;
 
 pub mod clock;
 pub mod event;

@@ -1,0 +1,125 @@
+//! Kustomizations as files: what they refer to, and what kustomize makes of them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Error, Result};
+use crate::exec::{self, Command};
+use crate::yaml;
+
+/// The names under which kustomize looks for its file in a folder.
+pub const FILE_NAMES: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
+/// How long one build may take.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Builds a folder with `kubectl kustomize`.
+pub async fn build(kubectl: &Path, folder: &Path) -> Result<String> {
+    let run = Command::new(kubectl).arg("kustomize").arg(folder).run(LIMIT).await;
+    match run {
+        Ok(output) => Ok(output.text()),
+        Err(exec::Error::Status { stderr, .. }) => Err(Error::Build {
+            folder: folder.display().to_string(),
+            reason: stderr.trim().trim_start_matches("error: ").to_owned(),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a kustomization file refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// Manifests, folders and URLs: `resources`, `components`, `bases`, `crds`.
+    pub resources: Vec<String>,
+    /// Plain files whose content goes into generated ConfigMaps and Secrets.
+    pub files: Vec<String>,
+}
+
+impl References {
+    /// Reads them from a kustomization file's text; `origin` is its name, for errors.
+    pub fn read(text: &str, origin: &str) -> Result<Self> {
+        let value: Value = yaml::from_str(text, origin)?;
+        let mut found = Self::default();
+        for field in ["resources", "components", "bases", "crds"] {
+            found.resources.extend(strings(&value[field]));
+        }
+        for field in ["configMapGenerator", "secretGenerator"] {
+            for generator in value[field].as_array().into_iter().flatten() {
+                // An entry of `files` may be `key=path`.
+                let path = |entry: String| entry.split_once('=').map_or(entry.clone(), |(_, path)| path.to_owned());
+                found.files.extend(strings(&generator["files"]).map(path));
+                found.files.extend(strings(&generator["envs"]));
+                found.files.extend(generator["env"].as_str().map(str::to_owned));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn strings(value: &Value) -> impl Iterator<Item = String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned)
+}
+
+/// Whether kustomize would fetch an entry over HTTP.
+pub fn is_url(entry: &str) -> bool {
+    entry.starts_with("https://") || entry.starts_with("http://")
+}
+
+/// The line (from 1) on which `entry` stands as a whole word; 1 when it is not found.
+pub fn line_of(text: &str, entry: &str) -> usize {
+    text.lines().position(|line| occurrences(line, entry).next().is_some()).map_or(1, |index| index + 1)
+}
+
+/// Where `entry` stands as a whole word, not as a part of a longer path.
+pub(super) fn occurrences<'a>(text: &'a str, entry: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let delimits = |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || "\"',[]{}#=".contains(c));
+    text.match_indices(entry).map(|(at, _)| at).filter(move |at| {
+        delimits(text[..*at].chars().next_back()) && delimits(text[at + entry.len()..].chars().next())
+    })
+}
+
+/// A path relative to a folder, without `.` and `..`; `None` when it leads out of the repository.
+pub fn join(folder: &str, entry: &str) -> Option<String> {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    if entry.starts_with('/') {
+        return None;
+    }
+    for part in entry.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            name => parts.push(name),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_found() {
+        let text = "resources: [a.yaml, ../base, 'https://x/y.yaml']\ncomponents: [c]\nconfigMapGenerator:\n- name: a\n  files: [values=values.yaml, plain.txt]\n  envs: [x.env]\n";
+        let found = References::read(text, "k").unwrap();
+        assert_eq!(found.resources, ["a.yaml", "../base", "https://x/y.yaml", "c"]);
+        assert_eq!(found.files, ["values.yaml", "plain.txt", "x.env"]);
+    }
+
+    #[test]
+    fn lines_are_those_of_whole_words() {
+        let text = "resources:\n- https://x/a.yaml.old\n- https://x/a.yaml # comment\n";
+        assert_eq!(line_of(text, "https://x/a.yaml"), 3);
+    }
+
+    #[test]
+    fn paths_stay_in_the_repository() {
+        assert_eq!(join("a/b", "../c/./d.yaml").as_deref(), Some("a/c/d.yaml"));
+        assert_eq!(join("a", "../.."), None);
+        assert_eq!(join("a", "/etc"), None);
+    }
+}

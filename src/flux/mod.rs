@@ -1,0 +1,55 @@
+//! Flux: what it is given (artifacts), how it is installed, when it is ready, and how it is hurried, held and let go.
+//!
+//! ```text
+//! repository ─ snapshot ─> assemble (upstream URLs become files) ─> source artifact ─┐
+//!            └ chart ──────> package (version names the revision) ─> chart artifact ─┴─> registry of each cluster
+//! ```
+
+mod assemble;
+mod canary;
+mod chart;
+mod control;
+mod error;
+mod hasten;
+mod install;
+pub mod kustomize;
+mod package;
+mod ready;
+
+pub use assemble::{Upstream, assemble};
+pub use canary::{canary_package, sing};
+pub use chart::{CHART, Chart};
+pub use control::{nudge, nudge_release, resume, suspend};
+pub use error::{Error, Result};
+pub use hasten::Hastener;
+pub use install::{Rendered, install, render, wait_available};
+pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY, source_package};
+pub use ready::{Expected, explain, readiness};
+
+/// The namespace of Flux's controllers.
+pub const NAMESPACE: &str = "flux-system";
+
+/// The namespace of the HelmRelease, of the components' Kustomizations, and of their sources.
+pub const RELEASE_NAMESPACE: &str = "default";
+
+/// The name of the HelmRelease, of its HelmRepository, and of the Kustomization that keeps it in step.
+pub const RELEASE: &str = "telco-cloud-init";
+
+/// The folder of components in a repository.
+pub const COMPONENTS: &str = "kustomize-components";
+
+const KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/v1";
+const HELM_RELEASE: &str = "helm.toolkit.fluxcd.io/v2";
+const SOURCE: &str = "source.toolkit.fluxcd.io/v1";
+
+use crate::k8s::ObjectRef;
+
+/// Names a Kustomization of the release.
+pub fn kustomization(name: &str) -> ObjectRef {
+    ObjectRef::namespaced(KUSTOMIZATION, "Kustomization", RELEASE_NAMESPACE, name)
+}
+
+/// Names the HelmRelease of the chart.
+pub fn release() -> ObjectRef {
+    ObjectRef::namespaced(HELM_RELEASE, "HelmRelease", RELEASE_NAMESPACE, RELEASE)
+}
