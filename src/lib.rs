@@ -5,6 +5,8 @@
 pub mod cli;
 pub mod ui;
 
+pub mod environment;
+
 pub mod flux;
 
 pub mod node;

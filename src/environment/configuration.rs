@@ -1,0 +1,297 @@
+//! The rendered environment: the values of the chart, open and secret.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Error, Result, Secret, Variables};
+use crate::flux::RELEASE_NAMESPACE;
+use crate::k8s::{DynamicObject, ObjectRef, reference};
+use crate::yaml;
+
+/// The ConfigMap with open values.
+pub const VALUES: &str = "management-cluster-values";
+/// The Secret with secret values and the credentials for Git.
+const SECRETS: &str = "management-cluster-secrets";
+/// The Secret with the credentials of the infrastructure.
+const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
+/// The Secret from which the management cluster's copies of the three are made.
+const COPY: &str = "management-cluster-copy";
+
+/// What an environment gives the chart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// Values that all environments share.
+    pub base_values: String,
+    /// The environment's own values.
+    pub values: String,
+    /// Secret values.
+    pub secrets: Secret,
+    /// User name for Git repositories.
+    pub username: Secret,
+    /// Password or token for Git repositories.
+    pub password: Secret,
+    /// Credentials of the infrastructure, as values.
+    pub infra_secrets: Secret,
+}
+
+impl Configuration {
+    /// Reads the objects that kustomize made of an environment, and replaces their variables.
+    pub(super) fn read(environment: &str, objects: Vec<DynamicObject>, variables: &Variables) -> Result<Self> {
+        let mut found = Self::default();
+        let mut seen = Vec::new();
+        for object in objects {
+            let named = reference(&object);
+            let name = named.name.clone();
+            for (key, text) in texts(&object, environment, &named)? {
+                let text = variables.replace(&text, &format!("environment {environment}, key {key} of {named}"))?;
+                match (named.kind.as_str(), name.as_str(), key.as_str()) {
+                    ("ConfigMap", VALUES, "base_values") => found.base_values = text,
+                    ("ConfigMap", VALUES, "values") => found.values = text,
+                    // Known better when it is published.
+                    ("ConfigMap", VALUES, "CURRENT_COMMIT") => {}
+                    ("Secret", SECRETS, "secrets") => found.secrets = Secret::new(text),
+                    ("Secret", SECRETS, "username") => found.username = Secret::new(text),
+                    ("Secret", SECRETS, "password") => found.password = Secret::new(text),
+                    ("Secret", INFRA_SECRETS, "infra-secrets") => found.infra_secrets = Secret::new(text),
+                    _ => {
+                        let what = format!("key {key} of {named}");
+                        return Err(Error::Unread { environment: environment.to_owned(), what });
+                    }
+                }
+            }
+            seen.push((named.kind, name));
+        }
+        if !seen.contains(&("ConfigMap".into(), VALUES.into())) {
+            let what = format!("ConfigMap {VALUES}");
+            return Err(Error::Missing { environment: environment.to_owned(), what });
+        }
+        found.check(environment)?;
+        Ok(found)
+    }
+
+    /// Every text that is merged into the values must be a map, or empty.
+    fn check(&self, environment: &str) -> Result<()> {
+        let open = [("base_values", &self.base_values), ("values", &self.values)];
+        let secret = [("secrets", SECRETS, &self.secrets), ("infra-secrets", INFRA_SECRETS, &self.infra_secrets)];
+        let open = open.into_iter().map(|(key, text)| (key, format!("ConfigMap {VALUES}"), text.as_str(), false));
+        let secret = secret.into_iter().map(|(key, name, text)| (key, format!("Secret {name}"), text.expose(), true));
+        for (key, object, text, hidden) in open.chain(secret) {
+            let reason = match yaml::from_str::<Value>(text, key) {
+                Ok(Value::Null | Value::Object(_)) => continue,
+                Ok(_) => "it is no map of values".to_owned(),
+                // The library's message may quote the text.
+                Err(error) if hidden => format!("it is no YAML, line {}", error.line),
+                Err(error) => error.to_string(),
+            };
+            return Err(Error::NoValues { environment: environment.to_owned(), object, key: key.to_owned(), reason });
+        }
+        Ok(())
+    }
+
+    /// The values in the order in which the HelmRelease merges them, without what it sets from single keys.
+    pub fn layers(&self) -> [&str; 4] {
+        [&self.base_values, &self.values, self.secrets.expose(), self.infra_secrets.expose()]
+    }
+
+    /// A digest of everything: when it changes, the release must be looked at again.
+    pub fn digest(&self) -> String {
+        let mut all = Sha256::new();
+        for text in self.layers().into_iter().chain([self.username.expose(), self.password.expose()]) {
+            all.update((text.len() as u64).to_be_bytes());
+            all.update(text);
+        }
+        all.finalize().iter().fold(String::from("sha256:"), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// The ConfigMap and the Secrets for one revision.
+    pub fn objects(&self, commit: &str, chart_version: &str) -> Vec<DynamicObject> {
+        let values = json!({
+            "base_values": self.base_values,
+            "values": self.values,
+            "CURRENT_COMMIT": commit,
+            "CHART_VERSION": chart_version,
+            "VALUES_DIGEST": self.digest(),
+        });
+        let secrets = json!({
+            "secrets": encode(&self.secrets),
+            "username": encode(&self.username),
+            "password": encode(&self.password),
+        });
+        vec![
+            // The label makes kustomize-controller react at once; see kustomize-components/management-cluster-configs.
+            object("ConfigMap", VALUES, &json!({"reconcile.fluxcd.io/watch": "Kustomization"}), &values),
+            object("Secret", SECRETS, &json!({}), &secrets),
+            object("Secret", INFRA_SECRETS, &json!({}), &json!({"infra-secrets": encode(&self.infra_secrets)})),
+        ]
+    }
+
+    /// The Secret from which `management-cluster-configs` makes the same objects on the management cluster: one variable a
+    /// key, each a JSON string.
+    pub fn copy(&self, commit: &str, chart_version: &str) -> DynamicObject {
+        let digest = self.digest();
+        let variables = [
+            ("BASE_VALUES_JSON", self.base_values.as_str()),
+            ("VALUES_JSON", &self.values),
+            ("CURRENT_COMMIT_JSON", commit),
+            ("CHART_VERSION_JSON", chart_version),
+            ("VALUES_DIGEST_JSON", &digest),
+            ("SECRETS_JSON", self.secrets.expose()),
+            ("USERNAME_JSON", self.username.expose()),
+            ("PASSWORD_JSON", self.password.expose()),
+            ("INFRA_SECRETS_JSON", self.infra_secrets.expose()),
+        ];
+        let data: Map<String, Value> = variables
+            .into_iter()
+            .map(|(name, text)| (name.to_owned(), json!(STANDARD.encode(yaml_string(text)))))
+            .collect();
+        object("Secret", COPY, &json!({"reconcile.fluxcd.io/watch": "Kustomization"}), &Value::Object(data))
+    }
+}
+
+/// The texts of a ConfigMap or Secret by their keys.
+fn texts(object: &DynamicObject, environment: &str, named: &ObjectRef) -> Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
+    for field in ["data", "stringData"] {
+        for (key, value) in object.data[field].as_object().into_iter().flatten() {
+            let text = value.as_str().unwrap_or_default();
+            let plain = named.kind != "Secret" || field == "stringData";
+            // Long values are folded over lines.
+            let folded = text.split_whitespace().collect::<String>();
+            let decoded = STANDARD.decode(folded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let Some(text) = (if plain { Some(text.to_owned()) } else { decoded }) else {
+                return Err(Error::NoValues {
+                    environment: environment.to_owned(),
+                    object: named.to_string(),
+                    key: key.clone(),
+                    reason: "it is no text".into(),
+                });
+            };
+            texts.push((key.clone(), text));
+        }
+    }
+    Ok(texts)
+}
+
+fn encode(secret: &Secret) -> String {
+    STANDARD.encode(secret.expose())
+}
+
+fn object(kind: &str, name: &str, labels: &Value, data: &Value) -> DynamicObject {
+    let mut object =
+        DynamicObject::new(name, &kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::ConfigMap>(&()));
+    object.types = Some(kube::api::TypeMeta { api_version: "v1".into(), kind: kind.into() });
+    object.metadata.namespace = Some(RELEASE_NAMESPACE.into());
+    object.metadata.labels = serde_json::from_value(labels.clone())
+        .ok()
+        .filter(|labels: &std::collections::BTreeMap<_, _>| !labels.is_empty());
+    object.data = if kind == "Secret" { json!({"type": "Opaque", "data": data}) } else { json!({"data": data}) };
+    object
+}
+
+/// A text as a JSON string that is a YAML string, too: without characters that YAML does not allow or takes for line breaks.
+fn yaml_string(text: &str) -> String {
+    let json = Value::String(text.to_owned()).to_string();
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rendered(values: &str, secrets: &str) -> Vec<DynamicObject> {
+        let text = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {VALUES}, namespace: default}}\ndata: {{values: {values:?}, CURRENT_COMMIT: '${{CURRENT_COMMIT}}'}}\n---\n\
+             apiVersion: v1\nkind: Secret\nmetadata: {{name: {SECRETS}, namespace: default}}\ndata: {{secrets: {}, password: {}}}\n",
+            STANDARD.encode(secrets),
+            STANDARD.encode("${TOKEN}"),
+        );
+        crate::k8s::parse(&text, "test").unwrap()
+    }
+
+    fn variables() -> Variables {
+        Variables::of([("TOKEN", "a\"b: ,c"), ("CURRENT_COMMIT", "abc")])
+    }
+
+    #[test]
+    fn an_environment_becomes_the_objects_that_the_release_reads() {
+        let configuration = Configuration::read("local", rendered("a: 1\n", "b: ${TOKEN:-x}"), &variables());
+        assert!(configuration.is_err(), "a quote in a value breaks the YAML around it, and is found");
+        let configuration = Configuration::read("local", rendered("a: 1\n", "b: 1"), &variables()).unwrap();
+        assert_eq!(configuration.password.expose(), "a\"b: ,c");
+        let objects = configuration.objects("1234567", "0.1.0-g1234567");
+        let named: Vec<String> = objects.iter().map(|o| reference(o).to_string()).collect();
+        assert_eq!(
+            named,
+            [
+                "ConfigMap default/management-cluster-values",
+                "Secret default/management-cluster-secrets",
+                "Secret default/management-cluster-infra-secrets",
+            ]
+        );
+        assert_eq!(objects[0].data["data"]["CURRENT_COMMIT"], "1234567");
+        assert_eq!(objects[1].data["data"]["password"], STANDARD.encode("a\"b: ,c"));
+        let copy = configuration.copy("1234567", "0.1.0-g1234567");
+        let commit = STANDARD.decode(copy.data["data"]["CURRENT_COMMIT_JSON"].as_str().unwrap()).unwrap();
+        assert_eq!(commit, b"\"1234567\"");
+    }
+
+    #[test]
+    fn the_digest_follows_every_value() {
+        let one = Configuration::read("local", rendered("a: 1\n", "b: 1"), &variables()).unwrap();
+        let other = Configuration { password: Secret::new("other"), ..one.clone() };
+        assert_ne!(one.digest(), other.digest());
+        assert_eq!(one.digest(), one.clone().digest());
+    }
+
+    #[test]
+    fn mistakes_are_named_and_secrets_are_not_quoted() {
+        let read = |objects| Configuration::read("local", objects, &variables()).unwrap_err().to_string();
+        assert_eq!(
+            read(rendered("- a\n", "")),
+            "environment local, key values of ConfigMap management-cluster-values: it is no map of values"
+        );
+        let said = read(rendered("", "hunter2: [\n"));
+        assert!(
+            said.starts_with("environment local, key secrets of Secret management-cluster-secrets: it is no YAML"),
+            "{said}"
+        );
+        assert!(!said.contains("hunter2"));
+        let other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other, namespace: default}\ndata: {x: y}\n";
+        assert_eq!(
+            read(crate::k8s::parse(other, "t").unwrap()),
+            "environment local renders key x of ConfigMap default/other, which nothing reads"
+        );
+        assert_eq!(read(Vec::new()), "environment local renders no ConfigMap management-cluster-values");
+        let debug = format!("{:?}", Configuration::read("local", rendered("", "x: hunter2"), &variables()).unwrap());
+        assert!(!debug.contains("hunter2"), "{debug}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_copied_text_comes_back_and_is_one_line(text in any::<String>()) {
+            let string = yaml_string(&text);
+            prop_assert!(!string.contains('\n'));
+            let read: String = yaml::from_str(&string, "t").unwrap();
+            prop_assert_eq!(read, text);
+        }
+    }
+}

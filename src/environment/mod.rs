@@ -1,0 +1,22 @@
+//! Environments: what a user names on the command line.
+//!
+//! An environment is a folder of `environment-values`. Kustomize renders it to one ConfigMap and two Secrets, variables are
+//! replaced, and the result is what the chart's HelmRelease takes its values from ([`Configuration`]). Together with the
+//! repository's revision, its source artifact and its chart it is what a cluster is given ([`Publication`]).
+
+mod catalog;
+mod check;
+mod configuration;
+mod error;
+mod publication;
+mod secret;
+mod settings;
+mod variables;
+
+pub use catalog::{Environment, FOLDER};
+pub use configuration::{Configuration, VALUES};
+pub use error::{Error, Result};
+pub use publication::{Publication, Tools, Variant};
+pub use secret::Secret;
+pub use settings::{Backend, SETTINGS, Settings, Source};
+pub use variables::Variables;

@@ -1,0 +1,209 @@
+//! `bootstrap.toml`: what a bootstrap does and how long it may take.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::nearest;
+use super::{Error, Result};
+use crate::fsx;
+
+/// The file's name, in the repository's root.
+pub const SETTINGS: &str = "bootstrap.toml";
+
+/// What makes the bootstrap cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Plain processes on this host.
+    Local,
+}
+
+/// How the commit reaches the clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// As an artifact in the registry of each cluster.
+    Oci,
+}
+
+/// The settings of one environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What makes the bootstrap cluster.
+    pub backend: Backend,
+    /// How the commit reaches the clusters.
+    pub source: Source,
+    /// How long the whole bootstrap may take.
+    pub deadline: Duration,
+    /// How long nothing may change before the run counts as hanging.
+    pub no_progress: Duration,
+    /// The folders of the repository that make up the source artifact.
+    pub publish: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Local,
+            source: Source::Oci,
+            deadline: Duration::from_mins(45),
+            no_progress: Duration::from_mins(10),
+            publish: vec![crate::flux::COMPONENTS.into()],
+        }
+    }
+}
+
+const KEYS: [&str; 5] = ["backend", "source", "deadline", "no_progress", "publish"];
+
+/// A file that is being read.
+struct File<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn wrong(&self, at: Option<usize>, message: impl Into<String>) -> Error {
+        let line = at.map(|at| self.text.get(..at).unwrap_or_default().lines().count().max(1));
+        // A span that begins a line counts the lines before it.
+        let starts = at.is_some_and(|at| at > 0 && self.text.as_bytes().get(at - 1) == Some(&b'\n'));
+        Error::Settings {
+            file: self.name.to_owned(),
+            line: line.map(|line| line + usize::from(starts)),
+            message: message.into(),
+        }
+    }
+
+    fn unknown(&self, at: usize, what: &str, name: &str, known: &[&str]) -> Error {
+        let guess = nearest(name, known.iter().copied());
+        let guess = guess.map_or(format!("known: {}", known.join(", ")), |near| format!("did you mean {near}?"));
+        self.wrong(Some(at), format!("unknown {what} {name} ({guess})"))
+    }
+
+    fn table<'t, 'i>(&self, value: &'t Spanned<DeValue<'i>>, name: &str) -> Result<&'t DeTable<'i>> {
+        value.get_ref().as_table().ok_or_else(|| self.wrong(Some(value.span().start), format!("{name} is no table")))
+    }
+
+    fn text(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String> {
+        let text = value.get_ref().as_str();
+        text.map(str::to_owned).ok_or_else(|| self.wrong(Some(value.span().start), format!("{key} is no text")))
+    }
+
+    fn choice<T: Copy>(&self, key: &str, value: &Spanned<DeValue<'_>>, choices: &[(&str, T)]) -> Result<T> {
+        let text = self.text(key, value)?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.wrong(Some(value.span().start), format!("{key}: unknown value {text:?}: use {}", names.join(" or ")))
+        })
+    }
+
+    fn duration(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Duration> {
+        let text = self.text(key, value)?;
+        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+        parsed.filter(|d| !d.is_zero()).ok_or_else(|| {
+            self.wrong(Some(value.span().start), format!("{key}: {text:?} is no duration: write 90s, 45m or 1h30m"))
+        })
+    }
+
+    fn list(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>> {
+        let Some(items) = value.get_ref().as_array() else {
+            return Err(self.wrong(Some(value.span().start), format!("{key} is no list")));
+        };
+        items.iter().map(|item| self.text(key, item)).collect()
+    }
+
+    fn merge(&self, settings: &mut Settings, table: &DeTable<'_>) -> Result<()> {
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "backend" => settings.backend = self.choice("backend", value, &[("local", Backend::Local)])?,
+                "source" => settings.source = self.choice("source", value, &[("oci", Source::Oci)])?,
+                "deadline" => settings.deadline = self.duration("deadline", value)?,
+                "no_progress" => settings.no_progress = self.duration("no_progress", value)?,
+                "publish" => settings.publish = self.list("publish", value)?,
+                other => return Err(self.unknown(key.span().start, "key", other, &KEYS)),
+            }
+        }
+        Ok(())
+    }
+
+    fn parse(&self, environments: &[String]) -> Result<BTreeMap<String, Settings>> {
+        let document = DeTable::parse(self.text)
+            .map_err(|error| self.wrong(error.span().map(|span| span.start), error.message()))?;
+        let mut defaults = Settings::default();
+        for (key, value) in document.get_ref() {
+            match key.get_ref().as_ref() {
+                "defaults" => self.merge(&mut defaults, self.table(value, "defaults")?)?,
+                "environments" => {}
+                other => return Err(self.unknown(key.span().start, "table", other, &["defaults", "environments"])),
+            }
+        }
+        let mut all: BTreeMap<String, Settings> =
+            environments.iter().map(|name| (name.clone(), defaults.clone())).collect();
+        if let Some(tables) = document.get_ref().get("environments") {
+            for (name, value) in self.table(tables, "environments")? {
+                let known: Vec<&str> = environments.iter().map(String::as_str).collect();
+                let Some(settings) = all.get_mut(name.get_ref().as_ref()) else {
+                    return Err(self.unknown(name.span().start, "environment", name.get_ref(), &known));
+                };
+                self.merge(settings, self.table(value, name.get_ref())?)?;
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Settings {
+    /// Reads the settings of all environments of a repository; without a file the defaults hold.
+    pub(super) fn read_all(root: &Path, environments: &[String]) -> Result<BTreeMap<String, Self>> {
+        let text = fsx::read_text_if_present(&root.join(SETTINGS))?.unwrap_or_default();
+        File { name: SETTINGS, text: &text }.parse(environments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<BTreeMap<String, Settings>> {
+        File { name: SETTINGS, text }.parse(&["local".into(), "rke2-capd".into()])
+    }
+
+    #[test]
+    fn environments_override_the_defaults_key_by_key() {
+        let all = parse("[defaults]\ndeadline = '30m'\npublish = ['.']\n[environments.local]\nno_progress = '1m30s'\n")
+            .unwrap();
+        assert_eq!(all["local"].deadline, Duration::from_mins(30));
+        assert_eq!(all["local"].no_progress, Duration::from_secs(90));
+        assert_eq!(all["rke2-capd"].no_progress, Settings::default().no_progress);
+        assert_eq!(all["rke2-capd"].publish, ["."]);
+        assert_eq!(parse("").unwrap()["local"], Settings::default());
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        let cases = [
+            ("[defaults]\n\ndedline = '1m'\n", "bootstrap.toml:3: unknown key dedline (did you mean deadline?)"),
+            (
+                "[defaults]\nzzz = 1\n",
+                "bootstrap.toml:2: unknown key zzz (known: backend, source, deadline, no_progress, publish)",
+            ),
+            ("[default]\n", "bootstrap.toml:1: unknown table default (did you mean defaults?)"),
+            ("[environments.locl]\n", "bootstrap.toml:1: unknown environment locl (did you mean local?)"),
+            (
+                "[defaults]\ndeadline = 'soon'\n",
+                "bootstrap.toml:2: deadline: \"soon\" is no duration: write 90s, 45m or 1h30m",
+            ),
+            ("[defaults]\ndeadline = 5\n", "bootstrap.toml:2: deadline is no text"),
+            ("[defaults]\nbackend = 'lokal'\n", "bootstrap.toml:2: backend: unknown value \"lokal\": use local"),
+            ("defaults = 1\n", "bootstrap.toml:1: defaults is no table"),
+        ];
+        for (text, message) in cases {
+            assert_eq!(parse(text).unwrap_err().to_string(), message);
+        }
+        assert!(parse("[defaults\n").unwrap_err().to_string().starts_with("bootstrap.toml:1: "));
+    }
+}
