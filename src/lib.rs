@@ -9,10 +9,12 @@ pub mod environment;
 
 pub mod flux;
 
+pub mod bundle;
 pub mod node;
 
 pub mod git;
 pub mod k8s;
+pub mod oci;
 
 pub mod saga;
 

@@ -140,6 +140,11 @@ pub fn symlink(target: &Path, link: &Path) -> Result<()> {
     std::os::unix::fs::symlink(target, link).map_err(on("link", link))
 }
 
+/// Makes a second name for a file.
+pub fn hard_link(file: &Path, name: &Path) -> Result<()> {
+    fs::hard_link(file, name).map_err(on("link", name))
+}
+
 /// Names of a folder's entries, sorted; empty when there is no such folder.
 pub fn list(path: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(path) {
