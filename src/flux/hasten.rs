@@ -16,7 +16,7 @@ use super::control::nudge;
 use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
 /// How often the clusters are looked at.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Kinds that are not ready as soon as they are applied, with the version in which they are read.
 const SLOW: [(&str, &str, &str); 7] = [
@@ -38,13 +38,15 @@ pub struct Hastener {
     cluster: Cluster,
     /// The cluster on which Kustomizations with a kubeconfig act, once it is known.
     remote: watch::Receiver<Option<Cluster>>,
+    /// What was due when the cluster was last looked at: a check that is about to end by itself is not disturbed.
+    seen: HashMap<ObjectRef, String>,
     asked: HashMap<ObjectRef, String>,
 }
 
 impl Hastener {
     /// Hurries `cluster`; its Kustomizations may act on `remote`.
     pub fn new(cluster: Cluster, remote: watch::Receiver<Option<Cluster>>) -> Self {
-        Self { cluster, remote, asked: HashMap::new() }
+        Self { cluster, remote, seen: HashMap::new(), asked: HashMap::new() }
     }
 
     /// Works until cancelled. Failures to read or to ask cost speed only, and are tried again.
@@ -74,8 +76,10 @@ impl Hastener {
             let Some(cluster) = cluster else { continue };
             ready[index] = slow_objects(&cluster, &checked).await?;
         }
-        for (object, moment) in due(&kustomizations, &ready[0], &ready[1]) {
-            if self.asked.get(&object) == Some(&moment) {
+        let due: HashMap<ObjectRef, String> = due(&kustomizations, &ready[0], &ready[1]).into_iter().collect();
+        let seen = std::mem::replace(&mut self.seen, due.clone());
+        for (object, moment) in due {
+            if seen.get(&object) != Some(&moment) || self.asked.get(&object) == Some(&moment) {
                 continue;
             }
             tracing::debug!(%object, moment, "hastened");
