@@ -13,6 +13,7 @@ pub mod config;
 mod handle;
 mod home;
 mod ledger;
+pub mod network;
 pub mod pki;
 mod ports;
 mod programs;
