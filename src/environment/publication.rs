@@ -52,6 +52,10 @@ pub struct Publication {
     pub chart: Chart,
     /// The environment's values.
     pub configuration: Configuration,
+    /// Where the source comes from: the repository's remote, or its folder.
+    pub origin: String,
+    /// When the commit was made.
+    pub created: jiff::Timestamp,
 }
 
 impl Publication {
@@ -74,7 +78,8 @@ impl Publication {
         let source = flux::assemble(&tree.only(publish), upstream)?;
         let variables = variables.clone().with("CURRENT_COMMIT", revision.tag());
         let configuration = environment.configure(tools.kubectl, &variables).await?;
-        Ok(Self { revision, source, chart, configuration })
+        let (origin, created) = (repository.origin(), repository.head_time()?);
+        Ok(Self { revision, source, chart, configuration, origin, created })
     }
 
     /// Checks that the chart can be rendered with the environment's values in both phases, and that the folder of every
@@ -97,7 +102,8 @@ impl Publication {
 
     /// The artifacts to push.
     pub fn packages(&self) -> Result<Vec<Package>> {
-        Ok(vec![flux::source_package(&self.source, &self.revision, None)?, self.chart.package()?])
+        let source = Package::source(&self.source, &self.revision, &self.origin, self.created)?;
+        Ok(vec![source, self.chart.package()?])
     }
 
     /// The ConfigMap and the Secrets that the release reads.
@@ -116,8 +122,7 @@ impl Publication {
         if !self.source.has_folder(&folder) {
             return Err(flux::Error::NoFolder { folder }.into());
         }
-        let temporary =
-            tempfile::tempdir().map_err(|source| flux::Error::Pack { what: "the release".into(), source })?;
+        let temporary = flux::temporary()?;
         self.source.below(COMPONENTS).below(RELEASE).write_to(temporary.path())?;
         let text = flux::kustomize::build(tools.kubectl, &temporary.path().join(variant.folder())).await?;
         let variables = Variables::of([

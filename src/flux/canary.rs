@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::package::archive;
-use super::{Expected, KUSTOMIZATION, NAMESPACE, Package, Result, SOURCE, readiness};
+use super::{Error, Expected, KUSTOMIZATION, NAMESPACE, Package, Result, SOURCE, readiness};
 use crate::clock::{Deadline, Look, Wait};
 use crate::failure::{self, Failure};
 use crate::git::Tree;
 use crate::k8s::{Cluster, DynamicObject, ObjectRef};
+use crate::oci::Artifact;
 
 const NAME: &str = "cluster-init-canary";
 const REPOSITORY: &str = "cluster-init/canary";
@@ -28,15 +29,9 @@ pub fn canary_package() -> Result<Package> {
             "options": {"disableNameSuffixHash": true}}]});
     // JSON is YAML.
     tree.insert("kustomization.yaml", kustomization.to_string());
-    Ok(Package {
-        repository: REPOSITORY,
-        tag: TAG.into(),
-        config_type: "application/vnd.cncf.flux.config.v1+json",
-        config: b"{}".to_vec(),
-        layer_type: "application/vnd.cncf.flux.content.v1.tar+gzip",
-        layer: archive(&tree, "", "the canary")?,
-        annotations: std::collections::BTreeMap::from([("org.opencontainers.image.revision".into(), TAG.into())]),
-    })
+    let artifact = Artifact::flux(&archive(&tree), "cluster-init", TAG, jiff::Timestamp::UNIX_EPOCH);
+    let artifact = artifact.map_err(|source| Error::Pack { what: "the canary".into(), source })?;
+    Ok(Package { repository: REPOSITORY, tag: TAG.into(), artifact })
 }
 
 fn objects(registry: &str) -> [Value; 2] {

@@ -1,15 +1,15 @@
 //! The chart: packaged with the version of a revision, and rendered as the clusters will render it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::package::archive;
-use super::{CHART_REPOSITORY, Error, Package, RELEASE, RELEASE_NAMESPACE, Result, explain};
+use super::{CHART_REPOSITORY, Error, Package, RELEASE, RELEASE_NAMESPACE, Result, explain, temporary};
 use crate::exec::{self, Command};
 use crate::git::{Revision, Tree};
+use crate::oci::Artifact;
 use crate::{fsx, yaml};
 
 /// The chart's folder in a repository.
@@ -22,7 +22,6 @@ const LIMIT: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub struct Chart {
     tree: Tree,
-    metadata: Value,
     version: String,
 }
 
@@ -34,18 +33,12 @@ impl Chart {
         let Some(original) = tree.get(&file) else {
             return Err(fail("no such file in the repository"));
         };
-        let text = String::from_utf8_lossy(&original.content).into_owned();
-        let mut metadata: Value = yaml::from_str(&text, &file)?;
+        let metadata: Value = yaml::from_str(&String::from_utf8_lossy(&original.content), &file)?;
+        if metadata["name"] != RELEASE {
+            return Err(fail("the name of the chart must be telco-cloud-init"));
+        }
         let base = metadata["version"].as_str().ok_or_else(|| fail("version is missing, or no text"))?;
-        let version = revision.chart_version(base);
-        metadata["version"] = json!(version);
-        let mut tree = tree.below(CHART);
-        let lines: Vec<String> = text
-            .lines()
-            .map(|line| if line.starts_with("version:") { format!("version: {version}") } else { line.to_owned() })
-            .collect();
-        tree.insert("Chart.yaml", lines.join("\n") + "\n");
-        Ok(Self { tree, metadata, version })
+        Ok(Self { tree: tree.below(CHART), version: revision.chart_version(base) })
     }
 
     /// Its version.
@@ -55,24 +48,14 @@ impl Chart {
 
     /// The artifact that Helm and Flux' HelmRepository read.
     pub fn package(&self) -> Result<Package> {
-        let annotations = BTreeMap::from([
-            ("org.opencontainers.image.title".to_owned(), RELEASE.to_owned()),
-            ("org.opencontainers.image.version".to_owned(), self.version.clone()),
-        ]);
-        Ok(Package {
-            repository: CHART_REPOSITORY,
-            tag: self.version.clone(),
-            config_type: "application/vnd.cncf.helm.config.v1+json",
-            config: self.metadata.to_string().into_bytes(),
-            layer_type: "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
-            layer: archive(&self.tree, &format!("{RELEASE}/"), "the chart")?,
-            annotations,
-        })
+        let packed = Artifact::helm_chart(&archive(&self.tree), &self.version);
+        let (_, artifact) = packed.map_err(|source| Error::Pack { what: "the chart".into(), source })?;
+        Ok(Package { repository: CHART_REPOSITORY, tag: self.version.clone(), artifact })
     }
 
     /// Renders the chart with `helm template` in one phase; `values` are merged in order over the phase's own.
     pub async fn render(&self, helm: &Path, phase: &'static str, values: &[&str]) -> Result<Vec<Value>> {
-        let folder = tempfile::tempdir().map_err(|source| Error::Pack { what: "the chart".into(), source })?;
+        let folder = temporary()?;
         let chart = folder.path().join(RELEASE);
         self.tree.write_to(&chart)?;
         let mut files: Vec<PathBuf> = Vec::new();

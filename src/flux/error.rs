@@ -1,8 +1,8 @@
 //! What can go wrong between a repository and Flux.
 
 use crate::exec;
-use crate::failure::{Failure, Kind};
-use crate::{fsx, git, yaml};
+use crate::failure::Failure;
+use crate::{fsx, git, oci, yaml};
 
 /// Something that Flux could not be given, or could not do.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +57,20 @@ pub enum Error {
         /// What kustomize says.
         reason: String,
     },
-    /// An archive could not be written.
+    /// An artifact could not be made.
     #[error("failed to pack {what}")]
     Pack {
         /// What was packed.
         what: String,
         /// Why.
-        source: std::io::Error,
+        source: oci::Error,
     },
+    /// No folder for rendering could be made.
+    #[error("failed to make a temporary folder")]
+    Temporary(#[source] std::io::Error),
+    /// An artifact could not be pushed.
+    #[error(transparent)]
+    Push(#[from] oci::Error),
     /// A tool could not be run.
     #[error(transparent)]
     Tool(#[from] exec::Error),
@@ -98,7 +104,9 @@ impl From<Error> for Failure {
             Error::Values { .. } => {
                 Self::usage(message).hint("correct the environment's values.yaml, or the chart's own values")
             }
-            Error::Pack { source, .. } => Self::new(Kind::Failed, message).caused_by(source),
+            Error::Pack { source, .. } => Self::from(source).context(message),
+            Error::Temporary(source) => Self::failed(message).caused_by(source),
+            Error::Push(error) => error.into(),
             Error::Tool(error) => error.into(),
             Error::Yaml(error) => error.into(),
             Error::File(error) => error.into(),

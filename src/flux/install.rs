@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::kustomize;
-use super::{COMPONENTS, Error};
+use super::{COMPONENTS, Error, temporary};
 use crate::clock::{Deadline, Look, Wait};
 use crate::failure::{self, Failure};
 use crate::git::Tree;
@@ -30,7 +30,7 @@ impl Rendered {
 
 /// Renders folders below `kustomize-components` of an assembled tree.
 pub async fn render(kubectl: &Path, assembled: &Tree, components: &[&str]) -> failure::Result<Vec<Rendered>> {
-    let folder = tempfile::tempdir().map_err(|source| Error::Pack { what: "the components".into(), source })?;
+    let folder = temporary()?;
     assembled.write_to(folder.path()).map_err(Error::from)?;
     let builds = components.iter().map(async |component| {
         let path = format!("{COMPONENTS}/{component}");

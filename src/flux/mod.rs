@@ -23,7 +23,7 @@ pub use control::{nudge, nudge_release, resume, suspend};
 pub use error::{Error, Result};
 pub use hasten::Hastener;
 pub use install::{Rendered, install, render, wait_available};
-pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY, source_package};
+pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY};
 pub use ready::{Expected, explain, readiness};
 
 /// The namespace of Flux's controllers.
@@ -52,4 +52,9 @@ pub fn kustomization(name: &str) -> ObjectRef {
 /// Names the HelmRelease of the chart.
 pub fn release() -> ObjectRef {
     ObjectRef::namespaced(HELM_RELEASE, "HelmRelease", RELEASE_NAMESPACE, RELEASE)
+}
+
+/// A folder for rendering, gone when it is dropped.
+pub(crate) fn temporary() -> Result<tempfile::TempDir> {
+    tempfile::tempdir().map_err(Error::Temporary)
 }

@@ -1,13 +1,9 @@
-//! Artifacts as they are pushed: the same content always has the same digest.
-
-use std::collections::BTreeMap;
-use std::io::Write;
-
-use flate2::{Compression, GzBuilder};
-use serde_json::json;
+//! Artifacts as they are pushed to a cluster's registry: the same content always has the same digest.
 
 use super::{Error, Result};
 use crate::git::{Revision, Tree};
+use crate::oci::push::Registry;
+use crate::oci::{Archive, Artifact, Digest};
 
 /// The repository of the source artifact in a cluster's registry.
 pub const SOURCE_REPOSITORY: &str = "cluster-init/source";
@@ -15,57 +11,39 @@ pub const SOURCE_REPOSITORY: &str = "cluster-init/source";
 /// The repository of the chart in a cluster's registry.
 pub const CHART_REPOSITORY: &str = "cluster-init/charts/telco-cloud-init";
 
-/// An artifact with one layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An artifact with the place that it is pushed to.
+#[derive(Clone, Debug)]
 pub struct Package {
     /// The repository that it belongs to.
     pub repository: &'static str,
     /// Its tag.
     pub tag: String,
-    /// Media type of the configuration.
-    pub config_type: &'static str,
-    /// The configuration, JSON.
-    pub config: Vec<u8>,
-    /// Media type of the layer.
-    pub layer_type: &'static str,
-    /// The layer, a compressed archive.
-    pub layer: Vec<u8>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Its content.
+    pub artifact: Artifact,
 }
 
-/// The source artifact of an assembled tree, as Flux' OCIRepository reads it.
-pub fn source_package(tree: &Tree, revision: &Revision, url: Option<&str>) -> Result<Package> {
-    let mut annotations = BTreeMap::from([("org.opencontainers.image.revision".to_owned(), revision.tag())]);
-    if let Some(url) = url {
-        annotations.insert("org.opencontainers.image.source".into(), url.into());
+impl Package {
+    /// The source artifact of an assembled tree, as Flux' OCIRepository reads it: `origin` says where it comes from, `created`
+    /// when it was committed.
+    pub fn source(tree: &Tree, revision: &Revision, origin: &str, created: jiff::Timestamp) -> Result<Self> {
+        let artifact = Artifact::flux(&archive(tree), origin, &revision.annotation(), created);
+        let artifact = artifact.map_err(|source| Error::Pack { what: "the source".into(), source })?;
+        Ok(Self { repository: SOURCE_REPOSITORY, tag: revision.tag(), artifact })
     }
-    Ok(Package {
-        repository: SOURCE_REPOSITORY,
-        tag: revision.tag(),
-        config_type: "application/vnd.cncf.flux.config.v1+json",
-        config: json!({}).to_string().into_bytes(),
-        layer_type: "application/vnd.cncf.flux.content.v1.tar+gzip",
-        layer: archive(tree, "", "the source")?,
-        annotations,
-    })
+
+    /// Pushes it; pushing it again is fine.
+    pub async fn push(&self, registry: &Registry) -> Result<Digest> {
+        Ok(registry.push(self.repository, &self.tag, &self.artifact).await?)
+    }
 }
 
-/// A compressed archive of a tree, below `prefix`; bytes depend on the content only.
-pub(super) fn archive(tree: &Tree, prefix: &str, what: &str) -> Result<Vec<u8>> {
-    let fail = |source| Error::Pack { what: what.to_owned(), source };
-    let mut builder = tar::Builder::new(Vec::new());
+/// The files of a tree as an archive.
+pub(super) fn archive(tree: &Tree) -> Archive {
+    let mut archive = Archive::new();
     for (path, file) in tree.files() {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(file.content.len() as u64);
-        header.set_mode(if file.executable { 0o755 } else { 0o644 });
-        // An archive from the epoch: dates would make equal content differ.
-        header.set_mtime(0);
-        builder.append_data(&mut header, format!("{prefix}{path}"), file.content.as_slice()).map_err(fail)?;
+        archive.insert(path, file.content.clone(), file.executable);
     }
-    let plain = builder.into_inner().map_err(fail)?;
-    let mut gzip = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::default());
-    gzip.write_all(&plain).and_then(|()| gzip.finish()).map_err(fail)
+    archive
 }
 
 #[cfg(test)]
@@ -77,17 +55,12 @@ mod tests {
     fn equal_content_is_an_equal_package() {
         let mut tree = Tree::default();
         tree.insert("kustomize-components/a/kustomization.yaml", "resources: []\n");
-        tree.insert(format!("{}/long.yaml", "d".repeat(150)), "x");
         let revision = Revision::Commit(CommitId::new("0123456789abcdef"));
-        let one = source_package(&tree, &revision, None).unwrap();
-        assert_eq!(one, source_package(&tree.clone(), &revision, None).unwrap());
-        assert_eq!(one.tag, "0123456789abcdef");
-        let mut names = Vec::new();
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(one.layer.as_slice()));
-        for entry in archive.entries().unwrap() {
-            names.push(entry.unwrap().path().unwrap().display().to_string());
-        }
-        assert_eq!(names.len(), 2);
-        assert!(names.contains(&"kustomize-components/a/kustomization.yaml".to_owned()));
+        let package = |tree: &Tree| Package::source(tree, &revision, "origin", jiff::Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(package(&tree).artifact.digest(), package(&tree.clone()).artifact.digest());
+        assert_eq!(package(&tree).tag, "0123456789abcdef");
+        let before = package(&tree).artifact.digest();
+        tree.insert("kustomize-components/a/kustomization.yaml", "resources: [b]\n");
+        assert_ne!(package(&tree).artifact.digest(), before);
     }
 }

@@ -53,6 +53,18 @@ impl Repository {
         jiff::Timestamp::from_second(seconds).map_err(self.read("read the time of the commit"))
     }
 
+    /// The URL of the remote `origin` without credentials; without a remote the name of the root folder.
+    pub fn origin(&self) -> String {
+        let remote = self.inner.find_remote("origin").ok();
+        let url = remote.as_ref().and_then(|remote| remote.url(gix::remote::Direction::Fetch)).map(|url| {
+            let mut url = url.clone();
+            url.set_user(None);
+            url.set_password(None);
+            url.to_bstring().to_string()
+        });
+        url.unwrap_or_else(|| self.root.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
     /// Paths in the given folders that differ from the commit, or that are neither committed nor ignored.
     pub fn changes(&self, folders: &[String]) -> Result<Vec<String>> {
         let action = "compare the working tree with the commit";
@@ -192,6 +204,15 @@ mod tests {
         assert_eq!(tree.get("a/x.yaml").unwrap().content, b"x: 2\n");
         git(root, &["add", "-A"]).await;
         assert_eq!(Repository::discover(root).unwrap().changes(&all()).unwrap().len(), 3, "staged is not committed");
+    }
+
+    #[tokio::test]
+    async fn the_origin_has_no_credentials() {
+        let folder = repository().await;
+        let named = folder.path().file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(Repository::discover(folder.path()).unwrap().origin(), named);
+        git(folder.path(), &["remote", "add", "origin", "https://me:glpat-X@git.example.com/a/b.git"]).await;
+        assert_eq!(Repository::discover(folder.path()).unwrap().origin(), "https://git.example.com/a/b.git");
     }
 
     #[tokio::test]

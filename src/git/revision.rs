@@ -45,6 +45,14 @@ impl Revision {
         }
     }
 
+    /// The revision as Flux writes it into artifacts.
+    pub fn annotation(&self) -> String {
+        match self {
+            Self::Commit(id) => format!("sha1:{id}"),
+            Self::Dirty(_) => self.tag(),
+        }
+    }
+
     /// The chart's version: its base version with this revision as pre-release. The letter keeps digits from being read as a
     /// number, which must not begin with a zero.
     pub fn chart_version(&self, base: &str) -> String {
