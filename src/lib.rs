@@ -7,6 +7,7 @@ pub mod ui;
 
 pub mod environment;
 
+pub mod capi;
 pub mod flux;
 
 pub mod bundle;
