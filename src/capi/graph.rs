@@ -129,7 +129,8 @@ impl Graph {
             let class = &cluster.object.data["spec"]["topology"]["classRef"];
             let class_namespace = class["namespace"].as_str().or(namespace.as_deref());
             for (uid, node) in self.of_kind(GROUP, "ClusterClass") {
-                if class["name"] == node.reference.name.as_str() && node.reference.namespace.as_deref() == class_namespace
+                if class["name"] == node.reference.name.as_str()
+                    && node.reference.namespace.as_deref() == class_namespace
                 {
                     edges.push((cluster_uid.clone(), uid.clone()));
                 }

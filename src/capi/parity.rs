@@ -14,7 +14,12 @@ use super::graph::Uid;
 /// `uids` maps them from source to copy. Values are left out, since they may be secret.
 pub fn differences(source: &DynamicObject, copy: &DynamicObject, uids: &BTreeMap<Uid, Uid>) -> Vec<String> {
     let mut found = Vec::new();
-    walk("", &essence(source, |uid| uids.get(&uid).map(|u| u.0.clone())), &essence(copy, |uid| Some(uid.0)), &mut found);
+    walk(
+        "",
+        &essence(source, |uid| uids.get(&uid).map(|u| u.0.clone())),
+        &essence(copy, |uid| Some(uid.0)),
+        &mut found,
+    );
     found
 }
 
@@ -118,10 +123,7 @@ mod tests {
         copy["spec"]["more"] = json!(true);
         copy["metadata"]["labels"]["a"] = json!("x");
         let found = differences(&source, &object(copy), &uids);
-        assert_eq!(
-            found,
-            ["metadata.labels.a", "metadata.ownerReferences[0].uid", "spec.list[1]", "spec.more"]
-        );
+        assert_eq!(found, ["metadata.labels.a", "metadata.ownerReferences[0].uid", "spec.list[1]", "spec.more"]);
         assert_eq!(differences(&source, &object(machine("m2", "c2")), &BTreeMap::new()).len(), 1);
     }
 

@@ -200,7 +200,8 @@ impl<'a> Pivot<'a> {
             .wait("every controller on the source to pause")
             .every(Duration::from_millis(50))
             .until(async || {
-                let busy = self.index(self.source, plan).await?.into_iter().find_map(|(name, o)| Some((name, busy(&o)?)));
+                let busy =
+                    self.index(self.source, plan).await?.into_iter().find_map(|(name, o)| Some((name, busy(&o)?)));
                 Ok(busy.map_or(Look::Ready(()), |(name, state)| Look::Pending(format!("{name} {state}"))))
             })
             .await
@@ -220,8 +221,8 @@ impl<'a> Pivot<'a> {
                 let source = &graph.nodes[&item.uid].object;
                 let copy = transfer::copy_of(source, &lock(), &self.id);
                 let what = format!("{} to be copied to the {} cluster", item.object, self.target.name());
-                let uid =
-                    patiently(&scope, what, async || transfer::create(self.target, source, &copy, !moves).await).await?;
+                let uid = patiently(&scope, what, async || transfer::create(self.target, source, &copy, !moves).await)
+                    .await?;
                 lock().insert(item.uid.clone(), uid);
                 Ok(())
             })
@@ -234,10 +235,8 @@ impl<'a> Pivot<'a> {
     /// Compares every copy with its source, both as they are now.
     async fn verify(&self, plan: &Plan) -> Result<()> {
         let (sources, copies) = tokio::try_join!(self.index(self.source, plan), self.index(self.target, plan))?;
-        let uids: BTreeMap<Uid, Uid> = sources
-            .iter()
-            .filter_map(|(name, source)| Some((Uid::of(source), Uid::of(copies.get(name)?))))
-            .collect();
+        let uids: BTreeMap<Uid, Uid> =
+            sources.iter().filter_map(|(name, source)| Some((Uid::of(source), Uid::of(copies.get(name)?)))).collect();
         let differs = |item: &Item| match (sources.get(&item.object), copies.get(&item.object)) {
             (None, _) => Some("the source is gone".into()),
             (_, None) => Some("there is no copy".into()),
@@ -282,7 +281,8 @@ impl<'a> Pivot<'a> {
         let (roots, others): (Vec<&ObjectRef>, Vec<&ObjectRef>) = marked.into_iter().partition(|name| pausable(name));
         each(others, async |name| transfer::patch(scope, self.target, name, &unpaused(name)).await).await?;
         // Classes before the clusters that use them.
-        let (clusters, classes): (Vec<&ObjectRef>, Vec<&ObjectRef>) = roots.into_iter().partition(|r| r.kind == "Cluster");
+        let (clusters, classes): (Vec<&ObjectRef>, Vec<&ObjectRef>) =
+            roots.into_iter().partition(|r| r.kind == "Cluster");
         for group in [classes, clusters] {
             each(group, async |name| transfer::patch(scope, self.target, name, &unpaused(name)).await).await?;
         }
@@ -314,7 +314,8 @@ impl<'a> Pivot<'a> {
         let (groups, blocked) = graph.groups();
         for group in std::iter::once(blocked).chain(groups.into_iter().rev()) {
             let ours = group.into_iter().filter(|uid| mark(&graph.nodes[*uid].object) == Some(&self.id));
-            each(ours, async |uid| transfer::remove(scope, self.target, &graph.nodes[uid].reference, uid).await).await?;
+            each(ours, async |uid| transfer::remove(scope, self.target, &graph.nodes[uid].reference, uid).await)
+                .await?;
         }
         let found = discover(self.source).await?;
         let paused = found.objects().filter(|o| mark(o) == Some(&self.id)).map(reference);

@@ -172,7 +172,10 @@ fn obstacle(node: &Node, served: &HashSet<GroupVersionKind>, id: &str) -> Option
     }
     let ours = node.object.metadata.annotations.as_ref().and_then(|a| a.get(MARK)).is_some_and(|mark| mark == id);
     if named.group() == GROUP && named.kind == "ClusterClass" && paused_by_annotation(node) && !ours {
-        return say("somebody else paused it".into(), "find out who did, then remove the annotation cluster.x-k8s.io/paused");
+        return say(
+            "somebody else paused it".into(),
+            "find out who did, then remove the annotation cluster.x-k8s.io/paused",
+        );
     }
     if named.group() == GROUP && named.kind == "Cluster" {
         return cluster_obstacle(node, ours);
@@ -203,4 +206,235 @@ fn cluster_obstacle(node: &Node, ours: bool) -> Option<(String, String)> {
         return Some(("its control plane is not initialized".into(), wait.into()));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Discovery;
+    use super::super::graph::Kind;
+    use super::*;
+    use kube::api::DynamicObject;
+    use serde_json::json;
+
+    const CLUSTER: &str = "cluster.x-k8s.io/v1beta2";
+    const INFRA: &str = "infrastructure.cluster.x-k8s.io/v1beta1";
+
+    /// A cluster's objects, by `kind name` and owners.
+    #[derive(Default)]
+    struct World(Vec<DynamicObject>);
+
+    impl World {
+        fn add(mut self, api_version: &str, kind: &str, name: &str, owners: &[&str]) -> Self {
+            let owners: Vec<Value> = owners
+                .iter()
+                .map(|o| json!({"apiVersion": "x/v1", "kind": "X", "name": o, "uid": format!("uid-{o}")}))
+                .collect();
+            let status = match kind {
+                "Cluster" => {
+                    json!({"initialization": {"infrastructureProvisioned": true, "controlPlaneInitialized": true},
+                    "conditions": [{"type": "ControlPlaneInitialized", "status": "True"}]})
+                }
+                "Machine" => json!({"nodeRef": {"name": name}}),
+                _ => json!({}),
+            };
+            let namespace = if kind.starts_with("Global") { Value::Null } else { json!("default") };
+            self.0.push(
+                serde_json::from_value(json!({
+                    "apiVersion": api_version, "kind": kind, "spec": {}, "status": status,
+                    "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-{name}"), "ownerReferences": owners},
+                }))
+                .unwrap(),
+            );
+            self
+        }
+
+        fn edit(mut self, name: &str, edit: impl Fn(&mut DynamicObject)) -> Self {
+            edit(self.0.iter_mut().find(|o| o.metadata.name.as_deref() == Some(name)).unwrap());
+            self
+        }
+
+        fn plan(&self) -> Plan {
+            let mut discovery = Discovery::default();
+            for object in &self.0 {
+                let gvk = crate::k8s::reference(object).gvk();
+                let namespaced = object.metadata.namespace.is_some();
+                let kind = Kind { gvk, namespaced, hierarchy: !namespaced, forced: false };
+                discovery.found.push((kind, vec![object.clone()]));
+            }
+            let graph = Graph::of(&discovery);
+            let served =
+                self.0.iter().map(|o| crate::k8s::reference(o).gvk()).filter(|g| g.kind != "Missing").collect();
+            super::plan(&graph, &served, "run")
+        }
+
+        /// Names by group; those that are kept are in brackets.
+        fn groups(&self) -> Vec<Vec<String>> {
+            let named = |(item, moves): &(&Item, bool)| {
+                if *moves { item.object.name.clone() } else { format!("[{}]", item.object.name) }
+            };
+            let sorted = |mut names: Vec<String>| {
+                names.sort();
+                names
+            };
+            self.plan().groups().iter().map(|group| sorted(group.iter().map(named).collect())).collect()
+        }
+
+        fn why(&self, name: &str) -> String {
+            let plan = self.plan();
+            match &plan.items.iter().find(|i| i.object.name == name).unwrap().verdict {
+                Verdict::Forbid { reason, .. } | Verdict::Stay { reason } => reason.clone(),
+                other => format!("{other:?}"),
+            }
+        }
+    }
+
+    fn cluster() -> World {
+        World::default()
+            .add(CLUSTER, "Cluster", "c", &[])
+            .add(INFRA, "LocalCluster", "infra", &["c"])
+            .add("v1", "Secret", "c-ca", &[])
+            .add("v1", "Secret", "c-kubeconfig", &["c"])
+            .add("v1", "Secret", "unrelated", &[])
+            .add("v1", "ConfigMap", "unrelated-too", &[])
+    }
+
+    fn machines() -> World {
+        cluster()
+            .add(CLUSTER, "Machine", "m", &["c"])
+            .add(INFRA, "LocalMachine", "im", &["m"])
+            .add("bootstrap.cluster.x-k8s.io/v1beta2", "KubeadmConfig", "cfg", &["m"])
+            .add("v1", "Secret", "cfg-data", &["cfg"])
+    }
+
+    #[test]
+    fn owners_come_before_what_they_own() {
+        assert_eq!(cluster().groups(), [vec!["c"], vec!["c-ca", "c-kubeconfig", "infra"]]);
+        assert_eq!(
+            machines().groups(),
+            [vec!["c"], vec!["c-ca", "c-kubeconfig", "infra", "m"], vec!["cfg", "im"], vec!["cfg-data"]]
+        );
+        let sets = cluster()
+            .add(CLUSTER, "MachineDeployment", "md", &["c"])
+            .add(INFRA, "LocalMachineTemplate", "template", &["c"])
+            .add(CLUSTER, "MachineSet", "ms", &["md"])
+            .add(CLUSTER, "Machine", "m", &["ms"])
+            .add(INFRA, "LocalMachine", "im", &["m"]);
+        let groups = sets.groups();
+        assert_eq!(groups.len(), 5);
+        assert_eq!(groups[2..], [vec!["ms"], vec!["m"], vec!["im"]]);
+        assert!(sets.plan().items.iter().all(|i| i.object.name != "unrelated"));
+    }
+
+    #[test]
+    fn classes_come_before_their_clusters_and_shared_objects_once() {
+        let class = World::default()
+            .add(CLUSTER, "ClusterClass", "class", &[])
+            .add(CLUSTER, "ClusterClass", "unused", &[])
+            .add(INFRA, "LocalClusterTemplate", "template", &["class"])
+            .add(CLUSTER, "Cluster", "a", &[])
+            .add(CLUSTER, "Cluster", "b", &[])
+            .add(INFRA, "Shared", "shared", &["a", "b"])
+            .edit("a", |o| o.data["spec"] = json!({"topology": {"classRef": {"name": "class"}}}));
+        assert_eq!(class.groups(), [vec!["b", "class", "unused"], vec!["a", "template"], vec!["shared"]]);
+    }
+
+    #[test]
+    fn global_objects_and_their_secrets_are_kept() {
+        let world =
+            cluster().add(INFRA, "GlobalIdentity", "identity", &[]).add("v1", "Secret", "password", &["identity"]);
+        assert_eq!(world.groups(), [vec!["[identity]", "c"], vec!["[password]", "c-ca", "c-kubeconfig", "infra"]]);
+    }
+
+    #[test]
+    fn resource_sets_move_with_what_they_apply() {
+        let addons = "addons.cluster.x-k8s.io/v1beta2";
+        let world = cluster()
+            .add(addons, "ClusterResourceSet", "crs", &[])
+            .add("v1", "ConfigMap", "resource", &["crs"])
+            .add(addons, "ClusterResourceSetBinding", "binding", &["crs"])
+            .edit("binding", |o| o.data["spec"] = json!({"clusterName": "c"}));
+        assert_eq!(world.groups(), [vec!["c", "crs"], vec!["binding", "c-ca", "c-kubeconfig", "infra", "resource"]]);
+    }
+
+    #[test]
+    fn labels_force_a_move_and_the_rest_stays_with_a_reason() {
+        let world = cluster()
+            .add(INFRA, "LocalMachineTemplate", "lonely", &[])
+            .add("v1", "Secret", "wanted", &[])
+            .edit("wanted", |o| {
+                o.metadata.labels = Some([(super::super::MOVE.to_owned(), String::new())].into());
+            });
+        assert_eq!(world.groups()[0], ["c", "wanted"]);
+        assert!(world.why("lonely").starts_with("no Cluster"), "{}", world.why("lonely"));
+        world.plan().check().unwrap();
+    }
+
+    #[test]
+    fn what_forbids_a_move_is_named_with_its_remedy() {
+        type Edit = fn(&mut DynamicObject);
+        let cases: [(&str, Edit, &str); 8] = [
+            ("c", |o| o.data["spec"]["paused"] = json!(true), "somebody else paused it"),
+            (
+                "c",
+                |o| o.data["status"]["initialization"]["infrastructureProvisioned"] = json!(false),
+                "its infrastructure is not provisioned",
+            ),
+            ("c", |o| o.data["status"]["conditions"] = json!([]), "its control plane is not initialized"),
+            ("m", |o| o.data["status"] = json!({}), "it has no Node yet"),
+            (
+                "im",
+                |o| {
+                    o.metadata.deletion_timestamp =
+                        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(crate::clock::now()))
+                },
+                "it is being deleted",
+            ),
+            (
+                "im",
+                |o| o.types.as_mut().unwrap().kind = "Missing".into(),
+                "the target does not serve Missing of infrastructure.cluster.x-k8s.io/v1beta1",
+            ),
+            (
+                "im",
+                |o| o.metadata.owner_references.as_mut().unwrap()[0].uid = "uid-nobody".into(),
+                "its owner X m is of a kind that is not moved, or does not exist",
+            ),
+            (
+                "cfg",
+                |o| o.metadata.owner_references.as_mut().unwrap()[0].uid = "uid-cfg-data".into(),
+                "its owners wait for each other, or for one that cannot be moved",
+            ),
+        ];
+        for (name, edit, reason) in cases {
+            // What is forbidden here is in scope, because something that moves owns it too.
+            let world = machines().edit(name, edit);
+            let world = if matches!(name, "im" | "cfg") { world.edit(name, also_owned_by_the_cluster) } else { world };
+            assert_eq!(world.why(name), reason, "{name}");
+            let error = world.plan().check().unwrap_err();
+            assert!(error.to_string().contains("cannot be moved"), "{error}");
+        }
+        let unmoved = machines().edit("im", also_owned_by_the_cluster).edit("im", |o| {
+            o.metadata.owner_references.as_mut().unwrap()[0].uid = "uid-unrelated".into();
+        });
+        assert_eq!(unmoved.why("im"), "its owner Secret default/unrelated is not moved");
+    }
+
+    fn also_owned_by_the_cluster(object: &mut DynamicObject) {
+        let mut owner = object.metadata.owner_references.as_ref().unwrap()[0].clone();
+        owner.uid = "uid-c".into();
+        object.metadata.owner_references.as_mut().unwrap().push(owner);
+    }
+
+    #[test]
+    fn a_pause_of_ours_is_no_obstacle() {
+        let world = cluster().edit("c", |o| {
+            o.data["spec"]["paused"] = json!(true);
+            o.metadata.annotations = Some([(MARK.to_owned(), "run".to_owned())].into());
+        });
+        world.plan().check().unwrap();
+        let other = world.edit("c", |o| {
+            o.metadata.annotations = Some([(MARK.to_owned(), "another".to_owned())].into());
+        });
+        other.plan().check().unwrap_err();
+    }
 }
