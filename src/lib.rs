@@ -7,6 +7,8 @@ pub mod ui;
 
 pub mod environment;
 
+pub mod watch;
+
 pub mod capi;
 pub mod flux;
 

@@ -181,7 +181,7 @@ fn acts_remotely(object: &DynamicObject) -> bool {
 }
 
 /// The objects that a Kustomization applied: `namespace_name_group_kind`.
-fn inventory(object: &DynamicObject) -> impl Iterator<Item = Entry> {
+pub(crate) fn inventory(object: &DynamicObject) -> impl Iterator<Item = Entry> {
     let entries = object.data.pointer("/status/inventory/entries").and_then(Value::as_array);
     entries.into_iter().flatten().filter_map(|entry| {
         let mut parts = entry["id"].as_str()?.split('_');

@@ -22,6 +22,7 @@ pub use chart::{CHART, Chart};
 pub use control::{nudge, nudge_release, resume, suspend};
 pub use error::{Error, Result};
 pub use hasten::Hastener;
+pub(crate) use hasten::inventory;
 pub use install::{Rendered, install, render, wait_available};
 pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY};
 pub use ready::{Expected, explain, readiness};

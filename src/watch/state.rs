@@ -1,0 +1,146 @@
+//! The state of one object in a few words: pure functions.
+
+use kube::api::DynamicObject;
+use serde_json::Value;
+
+use super::snapshot::text;
+use crate::flux::{self, Expected};
+use crate::k8s::{Readiness, readiness};
+
+/// Waiting reasons of containers that only a change of the image, the pod or the bundle can heal.
+const HOPELESS: [&str; 6] = [
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "ImageNotInBundle",
+    "ProfileMissing",
+    "Unsupported",
+];
+
+/// Judges any object.
+pub fn state(object: &DynamicObject) -> Readiness {
+    let Some(types) = &object.types else { return readiness(object) };
+    if types.api_version.contains(".toolkit.fluxcd.io/") {
+        return flux::readiness(object, Expected::Any);
+    }
+    match types.kind.as_str() {
+        "Pod" => pod(object),
+        "Machine" => machine(object),
+        _ => readiness(object),
+    }
+}
+
+/// A Machine's own phase says more than its conditions.
+fn machine(object: &DynamicObject) -> Readiness {
+    let phase = text(object, "/status/phase");
+    match (phase, readiness(object)) {
+        ("Failed", state) => Readiness::Failed(state.state().to_owned()),
+        ("Running" | "", state) => state,
+        (phase, Readiness::Progressing(state)) => Readiness::Progressing(format!("{phase}: {state}")),
+        (phase, _) => Readiness::Progressing(phase.to_owned()),
+    }
+}
+
+/// Judges a Pod by its containers, which say why.
+pub fn pod(object: &DynamicObject) -> Readiness {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Readiness::Progressing("being deleted".into());
+    }
+    let phase = text(object, "/status/phase");
+    if phase == "Succeeded" {
+        return Readiness::Ready;
+    }
+    let containers = ["/status/initContainerStatuses", "/status/containerStatuses"]
+        .into_iter()
+        .filter_map(|pointer| object.data.pointer(pointer)?.as_array())
+        .flatten();
+    for container in containers {
+        let name = container["name"].as_str().unwrap_or_default();
+        if let Some(reason) = container.pointer("/state/waiting/reason").and_then(Value::as_str) {
+            let message = container.pointer("/state/waiting/message").and_then(Value::as_str).unwrap_or_default();
+            if HOPELESS.contains(&reason) {
+                return Readiness::Failed(sentence(reason, message, name));
+            }
+            if reason != "PodInitializing" && reason != "ContainerCreating" {
+                let last = container.pointer("/lastState/terminated").map(|ended| termination(ended));
+                let message = if reason == "CrashLoopBackOff" { last.as_deref().unwrap_or(message) } else { message };
+                return Readiness::Progressing(sentence(reason, message, name));
+            }
+        }
+        if let Some(ended) = container.pointer("/state/terminated").filter(|t| t["exitCode"] != 0) {
+            return Readiness::Progressing(sentence("Terminated", &termination(ended), name));
+        }
+    }
+    if phase == "Failed" {
+        let reason = text(object, "/status/reason");
+        let message = text(object, "/status/message");
+        return Readiness::Failed(if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") });
+    }
+    readiness(object)
+}
+
+fn sentence(reason: &str, message: &str, container: &str) -> String {
+    let message = message.trim();
+    if message.is_empty() {
+        format!("container {container}: {reason}")
+    } else {
+        format!("container {container}: {reason}: {message}")
+    }
+}
+
+/// How a container ended: its exit code and the last line that it wrote.
+fn termination(ended: &Value) -> String {
+    let code = ended["exitCode"].as_i64().unwrap_or_default();
+    let last = ended["message"].as_str().unwrap_or_default().trim().lines().last().unwrap_or_default();
+    if last.is_empty() { format!("exit code {code}") } else { format!("exit code {code}: {last}") }
+}
+
+/// A state on one line of bearable length, for views; what is cut off stands in the object.
+pub fn brief(state: &str) -> String {
+    const MOST: usize = 160;
+    let line = state.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(status: Value) -> DynamicObject {
+        let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": status});
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_pod_says_which_container_and_why() {
+        let cases = [
+            (
+                json!({"containerStatuses": [{"name": "m", "state": {"waiting": {"reason": "ErrImageNeverPull", "message": "image x is not in the bundle"}}}]}),
+                Readiness::Failed("container m: ErrImageNeverPull: image x is not in the bundle".into()),
+            ),
+            (
+                json!({"containerStatuses": [{"name": "m", "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                    "lastState": {"terminated": {"exitCode": 2, "message": "a\npanic: no\n"}}}]}),
+                Readiness::Progressing("container m: CrashLoopBackOff: exit code 2: panic: no".into()),
+            ),
+            (
+                json!({"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [{"name": "m", "state": {"running": {}}}]}),
+                Readiness::Ready,
+            ),
+            (json!({"phase": "Succeeded"}), Readiness::Ready),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(pod(&object(status)), expected);
+        }
+    }
+
+    #[test]
+    fn long_states_are_cut() {
+        assert_eq!(brief("a\n  b"), "a b");
+        assert_eq!(brief(&"x".repeat(500)).chars().count(), 161);
+    }
+}
