@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{object} cannot be moved: {reason}{}", others(*more))]
     Forbidden {
         /// The first of them.
-        object: ObjectRef,
+        object: Box<ObjectRef>,
         /// Why.
         reason: String,
         /// What to do about it.
@@ -25,7 +25,7 @@ pub enum Error {
     #[error("{object} exists on the {cluster} cluster already and is not a copy made by this pivot")]
     Conflict {
         /// The object.
-        object: ObjectRef,
+        object: Box<ObjectRef>,
         /// Where.
         cluster: String,
     },
@@ -33,7 +33,7 @@ pub enum Error {
     #[error("the copy of {object} differs from its source: {what}{}", others(*more))]
     Differs {
         /// The first of them.
-        object: ObjectRef,
+        object: Box<ObjectRef>,
         /// What differs; never a value of a Secret.
         what: String,
         /// How many further objects differ.
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("{object} has no copy on the {cluster} cluster any more: it is not deleted from its source")]
     NoCopy {
         /// The object.
-        object: ObjectRef,
+        object: Box<ObjectRef>,
         /// Where the copy should be.
         cluster: String,
     },

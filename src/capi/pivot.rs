@@ -252,7 +252,7 @@ impl<'a> Pivot<'a> {
         match differing.next() {
             None => Ok(()),
             Some((item, what)) => {
-                Err(Error::Differs { object: item.object.clone(), what, more: differing.count() }.into())
+                Err(Error::Differs { object: item.object.clone().into(), what, more: differing.count() }.into())
             }
         }
     }
@@ -260,7 +260,7 @@ impl<'a> Pivot<'a> {
     async fn delete(&self, scope: &Scope, plan: &Plan) -> Result<()> {
         let (sources, copies) = tokio::try_join!(self.index(self.source, plan), self.index(self.target, plan))?;
         if let Some(lost) = plan.moved().find(|i| sources.contains_key(&i.object) && !copies.contains_key(&i.object)) {
-            return Err(Error::NoCopy { object: lost.object.clone(), cluster: self.target.name().into() }.into());
+            return Err(Error::NoCopy { object: lost.object.clone().into(), cluster: self.target.name().into() }.into());
         }
         let total = plan.moved().count();
         let mut done = 0;
@@ -374,11 +374,10 @@ fn busy(object: &DynamicObject) -> Option<&'static str> {
     let cluster = reference(object).kind == "Cluster";
     match condition(object, "Paused") {
         None if cluster => Some("has no Paused condition"),
-        None => None,
         Some(paused) if paused["status"] != "True" => Some("is not paused yet"),
         Some(paused) if cluster && paused["observedGeneration"].as_i64() < object.metadata.generation => {
             Some("is not paused yet")
         }
-        Some(_) => None,
+        _ => None,
     }
 }

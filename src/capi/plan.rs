@@ -93,7 +93,7 @@ impl Plan {
         });
         let Some((item, reason, remedy)) = forbidden.next() else { return Ok(()) };
         Err(super::Error::Forbidden {
-            object: item.object.clone(),
+            object: Box::new(item.object.clone()),
             reason: reason.clone(),
             remedy: remedy.clone(),
             more: forbidden.count(),
@@ -385,7 +385,7 @@ mod tests {
                 "im",
                 |o| {
                     o.metadata.deletion_timestamp =
-                        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(crate::clock::now()))
+                        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(crate::clock::now()));
                 },
                 "it is being deleted",
             ),

@@ -75,7 +75,7 @@ pub(super) async fn create(
                 if shared {
                     return Ok(Uid::of(&existing));
                 }
-                return Err(Error::Conflict { object: named.clone(), cluster: target.name().into() });
+                return Err(Error::Conflict { object: named.clone().into(), cluster: target.name().into() });
             }
             existing
         }

@@ -8,7 +8,7 @@ use super::live::Live;
 use super::snapshot::Snapshot;
 use super::state::state;
 use crate::clock::{Look, Stopwatch, human};
-use crate::failure::{Failure, Kind, Result};
+use crate::failure::{Failure, Result};
 use crate::k8s::{Cluster, ObjectRef, Readiness, reference};
 use crate::saga::Scope;
 
@@ -100,7 +100,7 @@ impl<'a> Follow<'a> {
             snapshots.push(snapshot);
         }
         match find(&snapshots) {
-            Some(found) => blamed(failure, &found),
+            Some(found) => blamed(&failure, &found),
             None => failure,
         }
     }
@@ -113,10 +113,9 @@ fn find(snapshots: &[Snapshot]) -> Option<Blame> {
 }
 
 /// A failure with its cause.
-fn blamed(failure: Failure, blame: &Blame) -> Failure {
-    let kind: Kind = failure.kind;
+fn blamed(failure: &Failure, blame: &Blame) -> Failure {
     let way = blame.links.iter().rev().skip(1).rev().map(ToString::to_string).collect::<Vec<_>>();
-    let mut blamed = Failure::new(kind, format!("{}: root cause: {}", failure.message, blame.root_cause()));
+    let mut blamed = Failure::new(failure.kind, format!("{}: root cause: {}", failure.message, blame.root_cause()));
     if !way.is_empty() {
         blamed = blamed.caused_by(format!("blocked: {}", way.join(" <- ")));
     }

@@ -62,7 +62,7 @@ pub fn pod(object: &DynamicObject) -> Readiness {
                 return Readiness::Failed(sentence(reason, message, name));
             }
             if reason != "PodInitializing" && reason != "ContainerCreating" {
-                let last = container.pointer("/lastState/terminated").map(|ended| termination(ended));
+                let last = container.pointer("/lastState/terminated").map(termination);
                 let message = if reason == "CrashLoopBackOff" { last.as_deref().unwrap_or(message) } else { message };
                 return Readiness::Progressing(sentence(reason, message, name));
             }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn object(status: Value) -> DynamicObject {
+    fn object(status: &Value) -> DynamicObject {
         let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": status});
         serde_json::from_value(value).unwrap()
     }
@@ -134,7 +134,7 @@ mod tests {
             (json!({"phase": "Succeeded"}), Readiness::Ready),
         ];
         for (status, expected) in cases {
-            assert_eq!(pod(&object(status)), expected);
+            assert_eq!(pod(&object(&status)), expected);
         }
     }
 
