@@ -8,6 +8,18 @@ use crate::{exec, fsx, oci};
 /// The command that makes, completes and repairs a bundle.
 pub const REPAIR: &str = "cluster-init bundle build";
 
+/// The command that installs a Go toolchain; any since 1.21 fetches the version that go.mod names by itself.
+const INSTALL_GO: &str = "curl -fsSL https://go.dev/dl/go1.26.0.linux-amd64.tar.gz | sudo tar -C /usr/local -xz; PATH=$PATH:/usr/local/go/bin";
+
+/// Bytes as a person reads them.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
+        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -52,6 +64,52 @@ pub enum Error {
         /// The program's path or name in the image.
         program: String,
     },
+    /// The list of parts cannot be read.
+    #[error("failed to understand parts.toml: {reason}")]
+    Parts {
+        /// Why.
+        reason: String,
+    },
+    /// There is no Go toolchain.
+    #[error("go is not installed or not on PATH, and parts of the bundle have to be made with it")]
+    NoGo,
+    /// The Go toolchain failed.
+    #[error("failed to {action}: {output}")]
+    Go {
+        /// What was attempted.
+        action: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// A text that should be replaced in a manifest is not there.
+    #[error("failed to make the manifest {name}: its sources do not hold {text:?}")]
+    NoText {
+        /// The part's name.
+        name: String,
+        /// The text.
+        text: String,
+    },
+    /// Somebody else makes this bundle.
+    #[error("process {holder} is making the bundle {}", folder.display())]
+    Busy {
+        /// The bundle's folder.
+        folder: PathBuf,
+        /// The other's pid.
+        holder: String,
+    },
+    /// There is not enough disk.
+    #[error("{} needs {} of free disk, and there are {}", path.display(), size(*need), size(*free))]
+    Disk {
+        /// A folder on the file system.
+        path: PathBuf,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The user stopped the build.
+    #[error("the build was interrupted")]
+    Interrupted,
     /// The layout itself is broken.
     #[error(transparent)]
     Layout(#[from] oci::Error),
@@ -75,6 +133,20 @@ impl From<Error> for Failure {
                 Self::from_error(error).hint(format!("repair it: {REPAIR}"))
             }
             Error::Layout(error) => Self::from(error).hint(format!("repair it: {REPAIR}")),
+            Error::NoGo => Self::preflight(error.to_string())
+                .hint(format!("install it: {INSTALL_GO}"))
+                .hint("or use a bundle that was made elsewhere: --bundle DIR"),
+            Error::Go { .. } => Self::from_error(error)
+                .hint("the module proxy must be reachable: go env GOPROXY")
+                .hint(format!("what is done is kept; go on with: {REPAIR}")),
+            Error::Busy { .. } => Self::refused(error.to_string()).hint("wait until it has ended"),
+            Error::Disk { .. } => Self::preflight(error.to_string())
+                .hint("free disk space there")
+                .hint("or choose other folders: CLUSTER_INIT_HOME, GOCACHE, GOMODCACHE"),
+            Error::Interrupted => {
+                Self::interrupted(error.to_string()).hint(format!("what is done is kept; go on with: {REPAIR}"))
+            }
+            Error::Parts { .. } | Error::NoText { .. } => Self::from_error(error),
             Error::File(error) => error.into(),
             Error::Tool(error) => error.into(),
         }

@@ -8,8 +8,14 @@
 //! - The same parts, sources and toolchain give the same bundle, byte for byte.
 //! - Nothing of a bundle is used before it was compared with its digest.
 
+mod build;
 mod error;
+mod parts;
+mod render;
 mod store;
+mod toolchain;
 
-pub use error::{Error, Result};
+pub use build::{Options, Report, build};
+pub use error::{Error, REPAIR, Result, size};
+pub use parts::{Manifest, Part, Parts, Program, Render};
 pub use store::{Bundle, Entry, Verified};

@@ -14,6 +14,10 @@ pub(super) const PART: &str = "cluster-init.dev/part";
 pub(super) const VERSION: &str = "cluster-init.dev/version";
 /// The annotation with a part's kind.
 pub(super) const KIND: &str = "cluster-init.dev/kind";
+/// The annotation with the digest of what a part is made from.
+pub(super) const KEY: &str = "cluster-init.dev/key";
+/// The annotation with the version of the toolchain that made a part.
+pub(super) const TOOLCHAIN: &str = "cluster-init.dev/toolchain";
 /// The annotation with the URL in whose place a manifest stands.
 pub(super) const URL: &str = "cluster-init.dev/url";
 
@@ -145,7 +149,7 @@ impl Bundle {
         self.layout().entries().iter().filter_map(|entry| entry.annotations.get(REF_NAME)).map(String::as_str)
     }
 
-    /// Everything in the bundle.
+    /// Everything in the bundle: tools, manifests, images, each by name.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let mut all = Vec::new();
         for entry in self.layout().entries() {
@@ -162,6 +166,7 @@ impl Bundle {
                 digest: entry.digest.clone(),
             });
         }
+        all.sort_by(|a, b| (b.kind.as_str(), &a.part, &a.reference).cmp(&(a.kind.as_str(), &b.part, &b.reference)));
         Ok(all)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, narration to standard error.
 
+mod bundle;
 mod output;
 
 use std::process::ExitCode;
@@ -50,6 +51,9 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make, list and verify the bundle: every binary, image and manifest that a run needs.
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     /// Print a shell's completion script.
     Completions {
         /// The shell.
@@ -88,10 +92,10 @@ fn fail(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.kind.exit_code())
 }
 
-#[expect(clippy::unused_async, reason = "commands that wait join shortly")]
 async fn run(cli: Cli) -> Result<()> {
     let printer = Printer::new(cli.global.output);
     match cli.command {
+        Command::Bundle(command) => bundle::run(command, &cli.global, printer).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "cluster-init", &mut script);

@@ -184,6 +184,13 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
+/// The number of the file system that holds `path` or its nearest existing parent.
+pub fn device(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    Ok(existing.metadata().map_err(on("look at", existing))?.dev())
+}
+
 /// An exclusive lock on a file, released when dropped and when the process ends in whatever way.
 #[derive(Debug)]
 pub struct Lock {

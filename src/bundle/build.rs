@@ -1,0 +1,326 @@
+//! Making a bundle: every part whose key has changed, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Error, Result};
+use super::parts::{Manifest, Part, Parts, Program};
+use super::render::Renderer;
+use super::store::{Bundle, KEY, KIND, PART, TOOLCHAIN, URL, VERSION, annotation, blocking};
+use super::toolchain::{Toolchain, binary_name};
+use crate::clock::{Stopwatch, human};
+use crate::event::Events;
+use crate::fsx;
+use crate::oci::{Descriptor, Digest, Layout, ProgramImage, REF_NAME, media};
+
+/// The artifact type of manifests.
+const MANIFEST_TYPE: &str = "application/vnd.cluster-init.manifest.v1";
+/// Disk that the sources of all modules take.
+const MODULES_SIZE: u64 = 4 << 30;
+/// Disk that the compiled packages of one program take, on average.
+const PACKAGES_SIZE: u64 = 170 << 20;
+/// Disk that one program takes, in the bundle and beside it while it is made.
+const PROGRAM_SIZE: u64 = 130 << 20;
+
+/// Where and from what a bundle is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bundle's folder.
+    pub folder: PathBuf,
+    /// A folder for sources and programs on their way into the bundle.
+    pub work: PathBuf,
+    /// Where images are unpacked.
+    pub unpacked: PathBuf,
+    /// This program's file, which is a part, too.
+    pub program: PathBuf,
+}
+
+/// What a build did.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Report {
+    /// The bundle's folder.
+    pub folder: PathBuf,
+    /// Digest of the whole bundle.
+    pub digest: Digest,
+    /// Parts that were made.
+    pub built: Vec<String>,
+    /// Number of parts that were kept.
+    pub kept: usize,
+    /// Bytes of the bundle.
+    pub size: u64,
+}
+
+/// Makes or completes the bundle; parts whose key is the same and whose blobs are sound are kept.
+///
+/// Every part is in the bundle's index as soon as it is made, so that an interrupted build goes on where it was.
+pub async fn build(options: &Options, events: &Events, cancel: &CancellationToken) -> Result<Report> {
+    fsx::create_dir(&options.folder)?;
+    let lock = options.folder.join(".lock");
+    let _lock = fsx::Lock::try_take(&lock)?.map_err(|holder| Error::Busy { folder: options.folder.clone(), holder })?;
+    let parts = Parts::own()?.all;
+    let layout = Layout::open_or_create(&options.folder)?;
+    let own = {
+        let program = options.program.clone();
+        blocking(move || fsx::read(&program).map(Digest::of)).await?
+    };
+    let keys: BTreeMap<String, Digest> =
+        parts.iter().map(|part| (part.name().to_owned(), Parts::key(part, &own))).collect();
+    let mut builder = Builder { options, events, cancel, layout, parts, keys, toolchain: None, built: Vec::new() };
+    let stale = builder.stale().await?;
+    if !stale.is_empty() {
+        builder.make(&stale).await?;
+    }
+    builder.finish()
+}
+
+struct Builder<'a> {
+    options: &'a Options,
+    events: &'a Events,
+    cancel: &'a CancellationToken,
+    layout: Layout,
+    parts: Vec<Part>,
+    keys: BTreeMap<String, Digest>,
+    toolchain: Option<Toolchain>,
+    built: Vec<String>,
+}
+
+impl Builder<'_> {
+    /// Drops entries that are out of date, broken or of parts that are no more; returns the parts to be made.
+    async fn stale(&mut self) -> Result<Vec<Part>> {
+        Parts::write_modules(&self.modules())?;
+        let toolchain = Toolchain::find(&self.modules()).await;
+        let version = toolchain.as_ref().ok().map(|toolchain| toolchain.version().to_owned());
+        let layout = self.layout.clone();
+        // Reading everything is what makes this command the one that repairs.
+        let broken: BTreeSet<Digest> =
+            blocking(move || layout.check()).await.broken.into_iter().map(|(entry, _)| entry.digest).collect();
+        let sound = |entry: &&Descriptor| {
+            let part = self.parts.iter().find(|part| part.name() == annotation(entry, PART));
+            part.is_some_and(|part| {
+                let key = self.keys.get(part.name()).map(ToString::to_string).unwrap_or_default();
+                let made_by = entry.annotations.get(TOOLCHAIN);
+                annotation(entry, KEY) == key
+                    // Without a toolchain there is no telling which version it would be.
+                    && (made_by.is_none() || version.is_none() || made_by == version.as_ref())
+                    && !broken.contains(&entry.digest)
+            })
+        };
+        let kept: Vec<Descriptor> = self.layout.entries().iter().filter(sound).cloned().collect();
+        let present: BTreeSet<(&str, &str)> = kept.iter().map(|e| (annotation(e, PART), reference(e))).collect();
+        let stale: Vec<Part> = self
+            .parts
+            .iter()
+            .filter(|part| part.references().iter().any(|reference| !present.contains(&(part.name(), *reference))))
+            .cloned()
+            .collect();
+        if kept.len() != self.layout.entries().len() {
+            self.layout.set_entries(kept.clone())?;
+        }
+        if stale.iter().any(|part| part.go_program().is_some() || matches!(part, Part::Manifest(_))) {
+            self.toolchain = Some(toolchain?);
+        }
+        Ok(stale)
+    }
+
+    fn modules(&self) -> PathBuf {
+        self.options.work.join("modules")
+    }
+
+    async fn make(&mut self, stale: &[Part]) -> Result<()> {
+        let names: Vec<&str> = stale.iter().map(Part::name).collect();
+        self.events.note(format!("{} of {} parts have to be made", names.len(), self.keys.len()));
+        let programs: Vec<&Program> = stale.iter().filter_map(Part::go_program).collect();
+        self.check_disk(programs.len() as u64)?;
+        for part in stale {
+            if let (None, Part::Tool(own) | Part::Image(own)) = (part.go_program(), part) {
+                self.add_program(own, &self.options.program, Stopwatch::start()).await?;
+            }
+        }
+        for round in rounds(&programs) {
+            self.compile(&round).await?;
+        }
+        let manifests: Vec<&Manifest> = stale
+            .iter()
+            .filter_map(|part| match part {
+                Part::Manifest(manifest) => Some(manifest),
+                _ => None,
+            })
+            .collect();
+        if !manifests.is_empty() {
+            self.render(&manifests).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses to begin what a full disk would end.
+    fn check_disk(&self, programs: u64) -> Result<()> {
+        let mut needs: Vec<(&Path, u64)> = vec![(&self.options.folder, (programs + 1) * PROGRAM_SIZE)];
+        if let Some(toolchain) = self.toolchain.as_ref().filter(|_| programs > 0) {
+            needs.push((&self.options.work, programs * PROGRAM_SIZE));
+            needs.push((toolchain.cache(), programs * PACKAGES_SIZE));
+            if !toolchain.module_cache().join("k8s.io").exists() {
+                needs.push((toolchain.module_cache(), MODULES_SIZE));
+            }
+        }
+        // Folders on one file system share what is free there.
+        let mut file_systems: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
+        for (path, need) in needs {
+            file_systems.entry(fsx::device(path)?).or_insert((0, path)).0 += need;
+        }
+        for (need, path) in file_systems.into_values() {
+            let free = fsx::free_bytes(path)?;
+            if free < need {
+                return Err(Error::Disk { path: path.to_owned(), need, free });
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds programs of one module whose names differ.
+    async fn compile(&mut self, programs: &[&Program]) -> Result<()> {
+        let (Some(toolchain), Some(first)) = (self.toolchain.clone(), programs.first()) else { return Ok(()) };
+        self.events.note(format!("building {} programs with {}", programs.len(), toolchain.version()));
+        let out = self.options.work.join("out");
+        let watch = Stopwatch::start();
+        let (events, cancel) = (self.events.clone(), self.cancel.clone());
+        let this = &mut *self;
+        toolchain
+            .build(&first.module, programs, &out, &events, &cancel, async |program: &Program, path: &Path| {
+                this.add_program(program, path, watch).await
+            })
+            .await
+    }
+
+    /// Puts a program into an image and the image into the index.
+    async fn add_program(&mut self, program: &Program, path: &Path, watch: Stopwatch) -> Result<()> {
+        let (layout, spec, path) = (self.layout.clone(), program.clone(), path.to_owned());
+        let entry = blocking(move || {
+            let entrypoint =
+                if spec.entrypoint.is_empty() { vec![format!("/{}", spec.path)] } else { spec.entrypoint.clone() };
+            let annotations = BTreeMap::from([
+                ("org.opencontainers.image.title".to_owned(), spec.name.clone()),
+                ("org.opencontainers.image.version".to_owned(), spec.version.clone()),
+            ]);
+            let image = ProgramImage {
+                path: &spec.path,
+                entrypoint,
+                cmd: spec.cmd.clone(),
+                user: &spec.user,
+                files: spec.files.iter().map(|(name, text)| (name.clone(), text.trim_start().to_owned())).collect(),
+                architecture: Toolchain::architecture(),
+                annotations,
+            };
+            layout.add_program_image(&image, &path)
+        })
+        .await?;
+        let toolchain = program.package.as_ref().and(self.toolchain.as_ref()).map(|t| t.version().to_owned());
+        self.index(&program.name, &entry, toolchain.as_deref(), watch)
+    }
+
+    /// Renders manifests with the bundle's own kubectl and helm.
+    async fn render(&mut self, manifests: &[&Manifest]) -> Result<()> {
+        let Some(toolchain) = self.toolchain.clone() else { return Ok(()) };
+        let bundle = Bundle::of(self.layout.clone(), &self.options.unpacked);
+        let renderer = Renderer {
+            kubectl: bundle.tool_async("kubectl").await?,
+            helm: bundle.tool_async("helm").await?,
+            work: self.options.work.join("render"),
+        };
+        let mut folders: BTreeMap<(&str, &str), PathBuf> = BTreeMap::new();
+        for manifest in manifests {
+            if self.cancel.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            let watch = Stopwatch::start();
+            let source = (manifest.module.as_str(), manifest.from.as_str());
+            let folder = match folders.get(&source) {
+                Some(folder) => folder.clone(),
+                None => toolchain.module_folder(source.0, source.1).await?,
+            };
+            folders.insert(source, folder.clone());
+            let content = renderer.render(manifest, &folder).await?;
+            let entry = self.layout.add_file_artifact(MANIFEST_TYPE, media::YAML, &content)?;
+            self.index(&manifest.name, &entry, None, watch)?;
+        }
+        fsx::remove_dir(&renderer.work)?;
+        Ok(())
+    }
+
+    /// Puts a part into the index, once for each of its references.
+    fn index(&mut self, name: &str, made: &Descriptor, toolchain: Option<&str>, watch: Stopwatch) -> Result<()> {
+        let Some(part) = self.parts.iter().find(|part| part.name() == name) else { return Ok(()) };
+        let mut entries: Vec<Descriptor> =
+            self.layout.entries().iter().filter(|entry| annotation(entry, PART) != name).cloned().collect();
+        let key = self.keys.get(name).map(ToString::to_string).unwrap_or_default();
+        let label = if matches!(part, Part::Manifest(_)) { URL } else { REF_NAME };
+        for reference in part.references() {
+            let facts = [(PART, name), (VERSION, part.version()), (KIND, part.kind()), (KEY, &key), (label, reference)];
+            let mut entry = made.clone();
+            entry.annotations = facts.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            entry.annotations.extend(toolchain.map(|version| (TOOLCHAIN.to_owned(), version.to_owned())));
+            entries.push(entry);
+        }
+        self.layout.set_entries(entries)?;
+        self.built.push(name.to_owned());
+        self.events
+            .progress(format!("part {name}"), format!("{} made after {}", part.version(), human(watch.elapsed())));
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Report> {
+        if !self.built.is_empty() {
+            self.layout.prune()?;
+        }
+        let mut sizes: BTreeMap<Digest, u64> = BTreeMap::new();
+        for entry in self.layout.entries() {
+            sizes.extend(self.layout.closure(entry)?.into_iter().map(|blob| (blob.digest, blob.size)));
+        }
+        Ok(Report {
+            folder: self.options.folder.clone(),
+            digest: self.layout.digest()?,
+            kept: self.parts.len() - self.built.len(),
+            built: self.built,
+            size: sizes.values().sum(),
+        })
+    }
+}
+
+fn reference(entry: &Descriptor) -> &str {
+    entry.annotations.get(URL).or_else(|| entry.annotations.get(REF_NAME)).map_or("", String::as_str)
+}
+
+/// Splits programs into rounds that one `go build` can make: of one module, no two with the same name.
+fn rounds<'a>(programs: &[&'a Program]) -> Vec<Vec<&'a Program>> {
+    let mut rounds: Vec<Vec<&Program>> = Vec::new();
+    let name = |program: &Program| binary_name(program.package.as_deref().unwrap_or_default()).to_owned();
+    for program in programs {
+        let fits = |round: &&mut Vec<&Program>| {
+            round.iter().all(|other| other.module == program.module && name(other) != name(program))
+        };
+        match rounds.iter_mut().find(fits) {
+            Some(round) => round.push(program),
+            None => rounds.push(vec![program]),
+        }
+    }
+    rounds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_one_name_are_built_one_after_the_other() {
+        let parts = Parts::own().unwrap().all;
+        let programs: Vec<&Program> = parts.iter().filter_map(Part::go_program).collect();
+        let rounds = rounds(&programs);
+        let names: Vec<Vec<&str>> =
+            rounds.iter().map(|round| round.iter().map(|program| program.name.as_str()).collect()).collect();
+        assert_eq!(names.len(), 3);
+        assert!(names[0].contains(&"etcd") && names[0].contains(&"kubeadm-bootstrap-controller"));
+        assert_eq!(names[1], ["kubeadm-control-plane-controller"]);
+        assert_eq!(names[2].len(), 3);
+    }
+}

@@ -1,0 +1,322 @@
+//! The list of parts, and the Go modules that they are made from.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use crate::fsx;
+use crate::oci::Digest;
+
+/// Changes when the way in which parts are made changes what they are.
+const RECIPE: &str = "1";
+
+/// The path of packages that lie beside parts.toml.
+pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
+
+/// The files of `tools/parts`, by their paths in it.
+const FILES: [(&str, &str); 7] = [
+    ("parts.toml", include_str!("../../tools/parts/parts.toml")),
+    ("go.mod", include_str!("../../tools/parts/go.mod")),
+    ("go.sum", include_str!("../../tools/parts/go.sum")),
+    ("etcd/main.go", include_str!("../../tools/parts/etcd/main.go")),
+    ("registry/main.go", include_str!("../../tools/parts/registry/main.go")),
+    ("cert-manager/go.mod", include_str!("../../tools/parts/cert-manager/go.mod")),
+    ("cert-manager/go.sum", include_str!("../../tools/parts/cert-manager/go.sum")),
+];
+
+/// One part, as `parts.toml` describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Part {
+    /// A program that this program starts itself; it is kept as an image, too.
+    Tool(Program),
+    /// An image that pods run.
+    Image(Program),
+    /// The content of an upstream release's file.
+    Manifest(Manifest),
+}
+
+/// A program and the image around it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// The part's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The Go module whose version this is.
+    pub from: Option<String>,
+    /// The Go package; none for this program itself.
+    pub package: Option<String>,
+    /// The folder with the go.mod that it is built from.
+    #[serde(default)]
+    pub module: String,
+    /// A package with variables for the version's parts.
+    pub stamp: Option<String>,
+    /// One variable for the version.
+    pub variable: Option<String>,
+    /// References under which pods find the image.
+    pub images: Vec<String>,
+    /// The program's path in the image.
+    pub path: String,
+    /// The program and its first arguments; the path when empty.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// Arguments that a pod may replace.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+    /// Whom it runs as.
+    pub user: String,
+    /// Small files beside the program.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+}
+
+/// An upstream manifest and how its content is made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The part's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The Go module that holds its sources.
+    pub from: String,
+    /// The folder with the go.mod that requires that module.
+    #[serde(default)]
+    pub module: String,
+    /// The URL that components refer to.
+    pub url: String,
+    /// How the content is made.
+    pub render: Render,
+    /// The folder or file in the module.
+    pub folder: String,
+    /// Texts that the release process replaces.
+    #[serde(default)]
+    pub replace: Vec<(String, String)>,
+    /// A chart's folder of CRDs.
+    #[serde(default)]
+    pub crds: String,
+    /// A file that comes before a chart's own.
+    #[serde(default)]
+    pub before: String,
+    /// The namespace that a chart is rendered for.
+    #[serde(default)]
+    pub namespace: String,
+    /// A chart's values.
+    #[serde(default)]
+    pub set: Vec<String>,
+}
+
+/// How a manifest's content is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Render {
+    /// `kubectl kustomize`.
+    Kustomize,
+    /// `helm template`.
+    Chart,
+    /// The file as it is.
+    File,
+}
+
+impl Part {
+    /// The part's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Tool(program) | Self::Image(program) => &program.name,
+            Self::Manifest(manifest) => &manifest.name,
+        }
+    }
+
+    /// The part's version.
+    pub fn version(&self) -> &str {
+        match self {
+            Self::Tool(program) | Self::Image(program) => &program.version,
+            Self::Manifest(manifest) => &manifest.version,
+        }
+    }
+
+    /// The kind's name.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Tool(_) => "tool",
+            Self::Image(_) => "image",
+            Self::Manifest(_) => "manifest",
+        }
+    }
+
+    /// What the index knows the part by: its images' references, or its URL.
+    pub(super) fn references(&self) -> Vec<&str> {
+        match self {
+            Self::Tool(program) | Self::Image(program) => program.images.iter().map(String::as_str).collect(),
+            Self::Manifest(manifest) => vec![&manifest.url],
+        }
+    }
+
+    /// The program, when it is one that Go builds.
+    pub(super) fn go_program(&self) -> Option<&Program> {
+        match self {
+            Self::Tool(program) | Self::Image(program) => Some(program).filter(|program| program.package.is_some()),
+            Self::Manifest(_) => None,
+        }
+    }
+
+    fn module(&self) -> &str {
+        match self {
+            Self::Tool(program) | Self::Image(program) => &program.module,
+            Self::Manifest(manifest) => &manifest.module,
+        }
+    }
+
+    fn fill(&mut self) {
+        let version = self.version().to_owned();
+        let fill = |text: &mut String| {
+            *text = text.replace("{version}", &version).replace("{number}", version.trim_start_matches('v'));
+        };
+        match self {
+            Self::Tool(program) | Self::Image(program) => program.images.iter_mut().for_each(fill),
+            Self::Manifest(manifest) => {
+                fill(&mut manifest.url);
+                manifest.replace.iter_mut().for_each(|(_, to)| fill(to));
+            }
+        }
+    }
+}
+
+/// All parts.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The parts in the order of the file.
+    pub all: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    part: Vec<Part>,
+}
+
+fn file(path: &str) -> &'static str {
+    FILES.iter().find(|(name, _)| *name == path).map_or("", |(_, content)| content)
+}
+
+impl Parts {
+    /// The parts that this program was built with.
+    pub fn own() -> Result<Self> {
+        let File { mut part } =
+            toml::from_str(file("parts.toml")).map_err(|error| Error::Parts { reason: error.to_string() })?;
+        part.iter_mut().for_each(Part::fill);
+        Ok(Self { all: part })
+    }
+
+    /// Everything that a part is made from, as one digest; the toolchain is not in it. `program` is the digest of this
+    /// program, which is a part, too.
+    pub(super) fn key(part: &Part, program: &Digest) -> Digest {
+        let mut text = format!("recipe {RECIPE}\n{}\n", serde_json::to_string(part).unwrap_or_default());
+        let mut add = |content: &str| {
+            text.push_str(&Digest::of(content).to_string());
+            text.push('\n');
+        };
+        let folder = part.module();
+        let beside = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        match part.go_program() {
+            None if matches!(part, Part::Manifest(_)) => add(file(&beside("go.mod"))),
+            None => add(&program.to_string()),
+            Some(go) => {
+                add(std::env::consts::ARCH);
+                add(file(&beside("go.mod")));
+                add(file(&beside("go.sum")));
+                if let Some(own) = go.package.as_deref().and_then(|package| package.strip_prefix(OWN_PACKAGES)) {
+                    add(file(&format!("{own}/main.go")));
+                }
+            }
+        }
+        Digest::of(text)
+    }
+
+    /// Writes the Go modules into a folder; files that are as they should be are not touched.
+    pub(super) fn write_modules(folder: &Path) -> Result<()> {
+        for (path, content) in FILES {
+            let path = folder.join(path);
+            if fsx::read_text_if_present(&path)?.as_deref() != Some(content) {
+                fsx::create_dir(path.parent().unwrap_or(folder))?;
+                fsx::write(&path, content)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_references_are_unique() {
+        let parts = Parts::own().unwrap();
+        let names: BTreeSet<_> = parts.all.iter().map(Part::name).collect();
+        assert_eq!(names.len(), parts.all.len());
+        let references: Vec<_> = parts.all.iter().flat_map(Part::references).collect();
+        assert_eq!(references.iter().collect::<BTreeSet<_>>().len(), references.len());
+        for part in &parts.all {
+            if !matches!(part, Part::Manifest(_)) {
+                for reference in part.references() {
+                    assert_eq!(reference.parse::<crate::oci::Reference>().unwrap().to_string(), reference);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn versions_are_those_of_the_modules() {
+        for part in Parts::own().unwrap().all {
+            let from = match &part {
+                Part::Manifest(manifest) => Some(manifest.from.clone()),
+                Part::Tool(program) | Part::Image(program) => program.from.clone(),
+            };
+            let Some(from) = from else {
+                assert_eq!(part.version(), concat!("v", env!("CARGO_PKG_VERSION")));
+                continue;
+            };
+            let folder = part.module();
+            let module = file(&if folder.is_empty() { "go.mod".into() } else { format!("{folder}/go.mod") });
+            let wanted = format!("{from} {}", part.version());
+            let required = module
+                .lines()
+                .map(|line| line.trim().trim_start_matches("require ").trim_end_matches(" // indirect"))
+                .any(|line| line == wanted);
+            assert!(required, "{}: go.mod does not require {wanted}", part.name());
+        }
+    }
+
+    #[test]
+    fn every_package_is_a_tool_of_its_module() {
+        for part in Parts::own().unwrap().all {
+            if let Some(package) = part.go_program().and_then(|go| go.package.as_deref()) {
+                let folder = part.module();
+                let module = file(&if folder.is_empty() { "go.mod".into() } else { format!("{folder}/go.mod") });
+                let own =
+                    package.strip_prefix(OWN_PACKAGES).is_some_and(|own| !file(&format!("{own}/main.go")).is_empty());
+                assert!(own || module.lines().any(|line| line.trim() == package), "{package}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_changes_with_what_the_part_is_made_from() {
+        let parts = Parts::own().unwrap().all;
+        let (one, two) = (Digest::of("one"), Digest::of("two"));
+        let part = |name: &str| parts.iter().find(|part| part.name() == name).unwrap().clone();
+        let etcd = part("etcd");
+        assert_eq!(Parts::key(&etcd, &one), Parts::key(&etcd, &two));
+        let Part::Tool(mut changed) = etcd.clone() else { panic!("etcd is a tool") };
+        changed.user = "1".into();
+        assert_ne!(Parts::key(&etcd, &one), Parts::key(&Part::Tool(changed), &one));
+        assert_ne!(Parts::key(&part("cluster-init"), &one), Parts::key(&part("cluster-init"), &two));
+    }
+}

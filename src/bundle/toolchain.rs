@@ -1,0 +1,281 @@
+//! The Go toolchain: found, asked, and run for many programs at once.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Error, Result};
+use super::parts::Program;
+use crate::event::{Events, What};
+use crate::exec::{self, Command};
+use crate::{clock, fsx};
+
+/// Asking the toolchain something takes this long at most; it may have to fetch itself in the version that go.mod names.
+const ASK: Duration = Duration::from_mins(5);
+/// Downloading all modules, and building all programs on a slow machine with others beside.
+const BUILD: Duration = Duration::from_hours(2);
+/// How often the finished programs are looked for.
+const LOOK: Duration = Duration::from_millis(250);
+/// Lines of the compiler's output that an error shows.
+const LINES: usize = 20;
+
+/// A Go toolchain.
+#[derive(Clone, Debug)]
+pub(super) struct Toolchain {
+    program: PathBuf,
+    modules: PathBuf,
+    facts: Facts,
+    memory: u64,
+}
+
+/// What `go env` says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+struct Facts {
+    goversion: String,
+    gocache: PathBuf,
+    gomodcache: PathBuf,
+}
+
+/// One module, as `go mod download -json` describes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Downloaded {
+    dir: PathBuf,
+}
+
+impl Toolchain {
+    /// Finds the toolchain; `modules` is the folder with the modules' files.
+    pub(super) async fn find(modules: &Path) -> Result<Self> {
+        let program = exec::find("go").ok_or(Error::NoGo)?;
+        let command =
+            Command::new(&program).folder(modules).args(["env", "-json", "GOVERSION", "GOCACHE", "GOMODCACHE"]);
+        let output = command.env("GOWORK", "off").run(ASK).await?;
+        let facts = serde_json::from_slice(&output.stdout)
+            .map_err(|error| Error::Go { action: "ask go for its environment".into(), output: error.to_string() })?;
+        Ok(Self { program, modules: modules.to_owned(), facts, memory: memory_limit() })
+    }
+
+    /// The version: `go1.26.8`.
+    pub(super) fn version(&self) -> &str {
+        &self.facts.goversion
+    }
+
+    /// The folder of compiled packages.
+    pub(super) fn cache(&self) -> &Path {
+        &self.facts.gocache
+    }
+
+    /// The folder of modules' sources.
+    pub(super) fn module_cache(&self) -> &Path {
+        &self.facts.gomodcache
+    }
+
+    /// Processor as Go names it.
+    pub(super) fn architecture() -> &'static str {
+        match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }
+    }
+
+    /// A command whose result depends on nothing that the user has set but the proxies and the caches.
+    fn command(&self, module: &str) -> Command {
+        Command::new(&self.program)
+            .folder(self.modules.join(module))
+            .env("GOFLAGS", "")
+            .env("GOWORK", "off")
+            .env("GOOS", "linux")
+            .env("GOARCH", Self::architecture())
+            .env("GOAMD64", "v1")
+            .env("GOARM64", "v8.0")
+            .env("GOEXPERIMENT", "")
+            .env("CGO_ENABLED", "0")
+            // The compilers end sooner than their garbage would matter, as long as memory is there.
+            .env("GOGC", "off")
+            .env("GOMEMLIMIT", self.memory.to_string())
+    }
+
+    /// The folder with a module's sources, fetched and compared with go.sum when it is not there.
+    pub(super) async fn module_folder(&self, module: &str, path: &str) -> Result<PathBuf> {
+        let command = self.command(module).args(["mod", "download", "-json", path]);
+        let output = command.run(BUILD).await?;
+        let found: Downloaded = serde_json::from_slice(&output.stdout)
+            .map_err(|error| Error::Go { action: format!("find the module {path}"), output: error.to_string() })?;
+        Ok(found.dir)
+    }
+
+    /// Builds programs of one module into `out`, and gives each to `done` as soon as it is linked.
+    pub(super) async fn build(
+        &self,
+        module: &str,
+        programs: &[&Program],
+        out: &Path,
+        events: &Events,
+        cancel: &CancellationToken,
+        mut done: impl AsyncFnMut(&Program, &Path) -> Result<()>,
+    ) -> Result<()> {
+        fsx::remove_dir(out)?;
+        let work = out.join("work");
+        fsx::create_dir(&work)?;
+        let mut command = self.command(module);
+        // On the same file system as `out`, so that a linked program is moved there in one step.
+        command = command.env("GOTMPDIR", &work);
+        command = command.args(["build", "-v", "-mod=readonly", "-buildvcs=false", "-pgo=off", "-trimpath"]);
+        // No debugger will look at them, and a tenth of the compilers' time goes into what it would need.
+        command = command.arg("-gcflags=all=-dwarf=false");
+        let mut waiting = BTreeMap::new();
+        let mut packages = Vec::new();
+        for program in programs {
+            let package = program.package.clone().unwrap_or_default();
+            command = command.arg(format!("-ldflags={package}={}", flags(program)));
+            waiting.insert(binary_name(&package).to_owned(), *program);
+            packages.push(package);
+        }
+        let total = self.count(module, &packages).await?;
+        let bin = out.join("bin");
+        fsx::create_dir(&bin)?;
+        let mut child = command.arg("-o").arg(format!("{}/", bin.display())).args(&packages).spawn_piped()?;
+        let mut lines = child.stderr().map(|pipe| BufReader::new(pipe).lines());
+        let mut said: Vec<String> = Vec::new();
+        let mut compiled = 0;
+        let deadline = clock::Deadline::after(BUILD);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while let Some(reader) = &mut lines {
+            tokio::select! {
+                line = reader.next_line() => match line {
+                    Ok(Some(line)) if line.starts_with("go: downloading ") => {
+                        events.progress("modules", "downloading");
+                    }
+                    Ok(Some(line)) if line.contains([' ', '\t']) => said.push(line),
+                    Ok(Some(_)) => {
+                        compiled += 1;
+                        events.send(What::Progress {
+                            subject: "packages".into(),
+                            state: "compiling".into(),
+                            done: Some(compiled),
+                            total: Some(total),
+                        });
+                    }
+                    Ok(None) | Err(_) => lines = None,
+                },
+                _ = look.tick() => collect(&bin, &mut waiting, &mut done).await?,
+                () = cancel.cancelled() => {
+                    child.stop(Duration::from_secs(5)).await?;
+                    return Err(Error::Interrupted);
+                }
+                () = tokio::time::sleep(deadline.left()) => {
+                    child.stop(Duration::from_secs(5)).await?;
+                    return Err(Error::Go { action: "build the parts in time".into(), output: last(&said) });
+                }
+            }
+        }
+        let status = child.wait().await?;
+        // What was linked before a failure is kept, so that the next run need not link it again.
+        collect(&bin, &mut waiting, &mut done).await?;
+        if !status.success() {
+            let names: Vec<&str> = waiting.values().map(|program| program.name.as_str()).collect();
+            return Err(Error::Go { action: format!("build {}", names.join(", ")), output: last(&said) });
+        }
+        if let Some(program) = waiting.values().next() {
+            return Err(Error::Go { action: format!("build {}", program.name), output: "go made no program".into() });
+        }
+        fsx::remove_dir(out)?;
+        Ok(())
+    }
+
+    /// Number of packages that programs are made of.
+    async fn count(&self, module: &str, packages: &[String]) -> Result<u64> {
+        let command = self.command(module).args(["list", "-mod=readonly", "-deps"]).args(packages);
+        let output = command.run(BUILD).await?;
+        Ok(output.text().lines().count() as u64)
+    }
+}
+
+/// Hands finished programs over.
+async fn collect(
+    bin: &Path,
+    waiting: &mut BTreeMap<String, &Program>,
+    done: &mut impl AsyncFnMut(&Program, &Path) -> Result<()>,
+) -> Result<()> {
+    for name in fsx::list(bin)? {
+        if let Some(program) = waiting.remove(&name) {
+            let path = bin.join(name);
+            done(program, &path).await?;
+            fsx::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn last(lines: &[String]) -> String {
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+/// The name that Go gives the program of a package.
+pub(super) fn binary_name(package: &str) -> &str {
+    package.rsplit('/').next().unwrap_or(package)
+}
+
+/// The linker's flags of one program.
+fn flags(program: &Program) -> String {
+    let mut flags = String::from("-s -w");
+    let mut set = |variable: &str, value: &str| {
+        flags.push_str(" -X ");
+        flags.push_str(variable);
+        flags.push('=');
+        flags.push_str(value);
+    };
+    if let Some(package) = &program.stamp {
+        let mut numbers = program.version.trim_start_matches('v').split('.');
+        set(&format!("{package}.gitVersion"), &program.version);
+        set(&format!("{package}.gitMajor"), numbers.next().unwrap_or_default());
+        set(&format!("{package}.gitMinor"), numbers.next().unwrap_or_default());
+        set(&format!("{package}.gitTreeState"), "clean");
+    }
+    if let Some(variable) = &program.variable {
+        set(variable, &program.version);
+    }
+    flags
+}
+
+/// How much one compiler may use before it collects garbage: half of what is free, shared by as many as run at a time.
+fn memory_limit() -> u64 {
+    const LEAST: u64 = 512 << 20;
+    const MOST: u64 = 2560 << 20;
+    let free = fsx::read_text(Path::new("/proc/meminfo")).ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    });
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    (free.unwrap_or_default() * 1024 / 2 / processors).clamp(LEAST, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parts::Parts;
+    use super::*;
+
+    #[test]
+    fn versions_are_stamped() {
+        let parts = Parts::own().unwrap().all;
+        let flags_of = |name: &str| flags(parts.iter().find(|p| p.name() == name).unwrap().go_program().unwrap());
+        assert_eq!(flags_of("etcd"), "-s -w");
+        let kubectl = flags_of("kubectl");
+        for set in ["gitVersion=v1.36.1", "gitMajor=1", "gitMinor=36", "gitTreeState=clean"] {
+            assert!(kubectl.contains(&format!(" -X k8s.io/component-base/version.{set}")), "{kubectl}");
+        }
+        assert_eq!(flags_of("helm"), "-s -w -X helm.sh/helm/v4/internal/version.version=v4.2.2");
+    }
+
+    #[test]
+    fn memory_is_limited() {
+        assert!((512 << 20..=2560 << 20).contains(&memory_limit()));
+    }
+}

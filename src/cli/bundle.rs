@@ -1,0 +1,108 @@
+//! `cluster-init bundle`: make, list and verify the bundle.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{Global, Printer, table};
+use crate::bundle::{self, Bundle, Options, size};
+use crate::failure::{Failure, Result};
+use crate::node::Home;
+use crate::ui;
+
+/// Commands around the bundle.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make or complete the bundle from Go modules; what is there and unchanged is kept, what is broken is made again.
+    Build,
+    /// List what the bundle holds.
+    List,
+    /// Compare everything in the bundle with its digests.
+    Verify,
+}
+
+/// Runs one of them.
+pub async fn run(command: Command, global: &Global, printer: Printer) -> Result<()> {
+    let home = match &global.home {
+        Some(home) => Home::at(home)?,
+        None => Home::resolve()?,
+    };
+    let folder = global.bundle.clone().unwrap_or_else(|| home.bundle());
+    match command {
+        Command::Build => build(&home, folder, printer).await,
+        Command::List => list(&Bundle::open(&folder, &home.unpacked())?, printer),
+        Command::Verify => verify(Bundle::open(&folder, &home.unpacked())?, &folder, printer).await,
+    }
+}
+
+async fn build(home: &Home, folder: PathBuf, printer: Printer) -> Result<()> {
+    let options = Options {
+        folder,
+        work: home.cache().join("parts"),
+        unpacked: home.unpacked(),
+        // Not its path: the file may have been replaced since this process began.
+        program: PathBuf::from("/proc/self/exe"),
+    };
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone();
+    let watcher = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.cancel();
+        }
+    });
+    let events = ui::events(ui::style(false), Vec::new());
+    let result = bundle::build(&options, &events, &cancel).await;
+    drop(events);
+    watcher.abort();
+    let report = result?;
+    printer.value(&report, |report| {
+        let made = match report.built.len() {
+            0 => "nothing had to be made".to_owned(),
+            count => format!("{count} parts made, {} kept", report.kept),
+        };
+        format!("{}: {made}; {}, {}", report.folder.display(), size(report.size), report.digest)
+    })
+}
+
+fn list(bundle: &Bundle, printer: Printer) -> Result<()> {
+    let entries = bundle.entries()?;
+    printer.value(&entries, |entries| {
+        let rows: Vec<Vec<String>> = entries
+            .iter()
+            .map(|entry| {
+                let digest = entry.digest.short().to_owned();
+                let cells = [&entry.part, &entry.version, &entry.kind];
+                let mut row: Vec<String> = cells.into_iter().cloned().collect();
+                row.extend([size(entry.size), digest, entry.reference.clone()]);
+                row
+            })
+            .collect();
+        table(&["PART", "VERSION", "KIND", "SIZE", "DIGEST", "REFERENCE"], &rows)
+    })
+}
+
+#[derive(Serialize)]
+struct Sound {
+    digest: String,
+    blobs: usize,
+    bytes: u64,
+}
+
+async fn verify(bundle: Bundle, folder: &Path, printer: Printer) -> Result<()> {
+    let digest = bundle.digest()?.to_string();
+    let verified = tokio::task::spawn_blocking(move || bundle.verify())
+        .await
+        .map_err(|error| Failure::failed("failed to verify the bundle").caused_by(error))??;
+    if verified.broken.is_empty() {
+        let sound = Sound { digest, blobs: verified.blobs, bytes: verified.bytes };
+        return printer.value(&sound, |sound| {
+            format!("{}: {} blobs, {}, all sound; {}", folder.display(), sound.blobs, size(sound.bytes), sound.digest)
+        });
+    }
+    let broken: Vec<String> = verified.broken.into_iter().map(|error| Failure::from(error).to_string()).collect();
+    let count = broken.len();
+    Err(Failure::failed(format!("the bundle {} is broken in {count} places: {}", folder.display(), broken.join("; ")))
+        .hint(format!("repair it: {}", bundle::REPAIR)))
+}
