@@ -12,6 +12,7 @@
 pub mod config;
 mod handle;
 mod home;
+pub mod kubelet;
 mod ledger;
 pub mod network;
 pub mod pki;
