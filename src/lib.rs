@@ -13,6 +13,8 @@ pub mod capi;
 pub mod flux;
 
 pub mod bundle;
+pub mod provider;
+
 pub mod node;
 
 pub mod git;

@@ -4,6 +4,7 @@
 
 mod bundle;
 mod output;
+mod provider;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,19 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Cluster API's provider for clusters on this host.
+    #[command(subcommand)]
+    Provider(provider::Provider),
+}
+
+impl Command {
+    /// What is logged when CLUSTER_INIT_LOG says nothing: programs that run in the background log, commands narrate.
+    const fn log(&self) -> &'static str {
+        match self {
+            Self::Provider(provider::Provider::Local { .. }) => "info",
+            _ => "off",
+        }
+    }
 }
 
 /// Runs the program and maps its result to the documented exit code.
@@ -71,7 +85,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    ui::init_tracing();
+    ui::init_tracing(cli.command.log());
     // One TLS provider for everything; a second installation cannot happen in a fresh process.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -96,6 +110,7 @@ async fn run(cli: Cli) -> Result<()> {
     let printer = Printer::new(cli.global.output);
     match cli.command {
         Command::Bundle(command) => bundle::run(command, &cli.global, printer).await,
+        Command::Provider(command) => provider::run(command, &cli.global, printer).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "cluster-init", &mut script);

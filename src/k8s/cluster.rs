@@ -57,6 +57,7 @@ impl Cluster {
             .map_err(|e| fail(e.to_string()))?;
         config.connect_timeout = Some(Duration::from_secs(10));
         config.read_timeout = Some(Duration::from_mins(5));
+        direct(&mut config);
         let client = Client::try_from(config).map_err(|e| fail(e.to_string()))?;
         Ok(Self::from_client(name, client))
     }
@@ -311,4 +312,21 @@ impl Cluster {
             Err(_) => Err("no answer within 2s".into()),
         }
     }
+}
+
+/// Leaves out a proxy that the environment names where the API server is on this host.
+fn direct(config: &mut kube::Config) {
+    let host = config.cluster_url.host().unwrap_or_default();
+    if host == "localhost" || host == "[::1]" || host.starts_with("127.") {
+        config.proxy_url = None;
+    }
+}
+
+/// How a program that runs as a pod, or with KUBECONFIG set, reaches its cluster.
+pub async fn own_config() -> Result<kube::Config> {
+    let mut config = kube::Config::infer()
+        .await
+        .map_err(|e| Error::Kubeconfig { origin: "of KUBECONFIG or of this pod".into(), reason: e.to_string() })?;
+    direct(&mut config);
+    Ok(config)
 }

@@ -9,7 +9,7 @@ mod manifest;
 mod object;
 mod ready;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, own_config};
 pub use error::{Error, Result};
 pub use manifest::{apply_order, parse};
 pub use object::{ObjectRef, condition, reference};

@@ -82,8 +82,8 @@ pub fn print_failure(failure: &Failure) {
 }
 
 /// Sends the program's own log to standard error when `CLUSTER_INIT_LOG` asks for it.
-pub fn init_tracing() {
-    let filter = std::env::var("CLUSTER_INIT_LOG").unwrap_or_else(|_| "off".into());
+pub fn init_tracing(default: &str) {
+    let filter = std::env::var("CLUSTER_INIT_LOG").unwrap_or_else(|_| default.into());
     let filter =
         tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     // A subscriber that a test has installed stays.
