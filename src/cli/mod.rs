@@ -5,6 +5,7 @@
 mod bundle;
 mod output;
 mod provider;
+mod publish;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,8 @@ enum Command {
     /// Make, list and verify the bundle: every binary, image and manifest that a run needs.
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Give the management cluster a new revision of the repository.
+    Publish(publish::Args),
     /// Print a shell's completion script.
     Completions {
         /// The shell.
@@ -111,6 +114,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bundle(command) => bundle::run(command, &cli.global, printer).await,
         Command::Provider(command) => provider::run(command, &cli.global, printer).await,
+        Command::Publish(args) => publish::run(args, &cli.global, printer).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "cluster-init", &mut script);

@@ -24,6 +24,8 @@ const COPY: &str = "management-cluster-copy";
 /// What an environment gives the chart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
+    /// The environment's name.
+    pub environment: String,
     /// Values that all environments share.
     pub base_values: String,
     /// The environment's own values.
@@ -41,7 +43,7 @@ pub struct Configuration {
 impl Configuration {
     /// Reads the objects that kustomize made of an environment, and replaces their variables.
     pub(super) fn read(environment: &str, objects: Vec<DynamicObject>, variables: &Variables) -> Result<Self> {
-        let mut found = Self::default();
+        let mut found = Self { environment: environment.to_owned(), ..Self::default() };
         let mut seen = Vec::new();
         for object in objects {
             let named = reference(&object);
@@ -71,6 +73,11 @@ impl Configuration {
         }
         found.check(environment)?;
         Ok(found)
+    }
+
+    /// The environment for which a ConfigMap with values was made.
+    pub(super) fn environment_of(values: &DynamicObject) -> Option<&str> {
+        values.data.pointer("/data/ENVIRONMENT").and_then(Value::as_str)
     }
 
     /// Every text that is merged into the values must be a map, or empty.
@@ -116,6 +123,7 @@ impl Configuration {
         let values = json!({
             "base_values": self.base_values,
             "values": self.values,
+            "ENVIRONMENT": self.environment,
             "CURRENT_COMMIT": commit,
             "CHART_VERSION": chart_version,
             "VALUES_DIGEST": self.digest(),
@@ -140,6 +148,7 @@ impl Configuration {
         let variables = [
             ("BASE_VALUES_JSON", self.base_values.as_str()),
             ("VALUES_JSON", &self.values),
+            ("ENVIRONMENT_JSON", &self.environment),
             ("CURRENT_COMMIT_JSON", commit),
             ("CHART_VERSION_JSON", chart_version),
             ("VALUES_DIGEST_JSON", &digest),

@@ -36,6 +36,9 @@ pub const RELEASE_NAMESPACE: &str = "default";
 /// The name of the HelmRelease, of its HelmRepository, and of the Kustomization that keeps it in step.
 pub const RELEASE: &str = "telco-cloud-init";
 
+/// The registry of a cluster, as everything in the cluster names it.
+pub const REGISTRY: &str = "registry.cluster-init.svc.cluster.local:5000";
+
 /// The folder of components in a repository.
 pub const COMPONENTS: &str = "kustomize-components";
 
@@ -48,6 +51,11 @@ use crate::k8s::ObjectRef;
 /// Names a Kustomization of the release.
 pub fn kustomization(name: &str) -> ObjectRef {
     ObjectRef::namespaced(KUSTOMIZATION, "Kustomization", RELEASE_NAMESPACE, name)
+}
+
+/// Names the OCIRepository that serves the components of this repository.
+pub fn source() -> ObjectRef {
+    ObjectRef::namespaced(SOURCE, "OCIRepository", RELEASE_NAMESPACE, "cluster-init")
 }
 
 /// Names the HelmRelease of the chart.

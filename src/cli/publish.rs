@@ -1,0 +1,85 @@
+//! `cluster-init publish`: gives the management cluster a new revision of the repository.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{Global, Printer};
+use crate::bundle::Bundle;
+use crate::clock::Deadline;
+use crate::environment::{Environment, Management, Publication, Tools, Variables};
+use crate::failure::Result;
+use crate::git::Repository;
+use crate::node::Home;
+use crate::ui;
+
+/// Options of the command.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The environment that the management cluster was made for.
+    env: String,
+    /// Publish the working tree although it holds changes that are not committed.
+    #[arg(long)]
+    dirty: bool,
+    /// Return as soon as it is published, without waiting until every component is ready with it.
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait.
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// What was published.
+#[derive(Serialize)]
+struct Report {
+    environment: String,
+    revision: String,
+    chart: String,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "it is negative".to_owned())
+}
+
+/// Runs the command.
+pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
+    let home = match &global.home {
+        Some(home) => Home::at(home)?,
+        None => Home::resolve()?,
+    };
+    let events = ui::events(ui::style(false), Vec::new());
+    let repository = Repository::discover(Path::new("."))?;
+    let environment = Environment::find(repository.root(), &args.env)?;
+    let bundle = Bundle::open(&global.bundle.clone().unwrap_or_else(|| home.bundle()), &home.unpacked())?;
+    let (kubectl, helm) = (bundle.tool_async("kubectl").await?, bundle.tool_async("helm").await?);
+    let tools = Tools { kubectl: &kubectl, helm: &helm };
+    let upstream = |url: &str| Ok(bundle.manifest(url)?);
+    let variables = Variables::from_process();
+    let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, args.dirty).await?;
+    publication.check(tools).await?;
+    let management = Management::find(&home, environment.name()).await?;
+    publication.give(&management).await?;
+    events.note(format!("published {}", publication.revision));
+    if !args.no_wait {
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        let watcher = tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stop.cancel();
+            }
+        });
+        let result = publication.arrived(&management.cluster, &events, Deadline::after(args.timeout), &cancel).await;
+        watcher.abort();
+        result?;
+    }
+    drop(events);
+    let report = Report {
+        environment: environment.name().to_owned(),
+        revision: publication.revision.tag(),
+        chart: publication.chart.version().to_owned(),
+    };
+    printer.value(&report, |report| format!("{} is at {}", report.environment, report.revision))
+}

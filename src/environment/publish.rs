@@ -1,0 +1,155 @@
+//! Day two: a new revision for a cluster that manages itself.
+//!
+//! The artifacts are pushed to the cluster's own registry, then the environment's ConfigMap and Secrets are applied. That is
+//! all: the ConfigMap names the revision, Flux watches it, and everything else follows from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Management, Publication};
+use crate::clock::{Deadline, Look, Stopwatch, Wait, human};
+use crate::event::{Events, What};
+use crate::failure::{Failure, Result};
+use crate::flux::{self, Expected, Hastener, RELEASE_NAMESPACE};
+use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, Readiness, reference};
+
+/// How long an object may call itself failed before it is believed: controllers try again at once.
+const GRACE: Duration = Duration::from_secs(6);
+
+impl Publication {
+    /// Gives the publication to a management cluster; does not wait for what it does with it.
+    pub async fn give(&self, management: &Management) -> Result<()> {
+        for package in self.packages()? {
+            package.push(&management.registry).await?;
+        }
+        for object in self.objects() {
+            management.cluster.apply(&object).await?;
+        }
+        // The same revision again changes nothing that Flux watches; a registry that was empty may be why it is published.
+        flux::nudge(&management.cluster, &flux::source()).await?;
+        Ok(())
+    }
+
+    /// Waits until the release and every component are ready with this revision.
+    pub async fn arrived(
+        &self,
+        cluster: &Cluster,
+        events: &Events,
+        deadline: Deadline,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let hurry = CancellationToken::new();
+        let _stop = hurry.clone().drop_guard();
+        let (_, remote) = watch::channel(None);
+        tokio::spawn(Hastener::new(cluster.clone(), remote).run(hurry));
+        let (tag, version) = (self.revision.tag(), self.chart.version().to_owned());
+        let mut told = BTreeMap::new();
+        let mut failed: Option<(ObjectRef, Stopwatch)> = None;
+        Wait::new(format!("every component to be at {}", self.revision), deadline.left())
+            .within(deadline, cancel)
+            .every(Duration::from_millis(200))
+            .until(async || {
+                let objects = match followed(cluster).await {
+                    Ok(objects) => objects,
+                    Err(error) if error.transient() => return Ok(Look::Pending(error.to_string())),
+                    Err(error) => return Err(error.into()),
+                };
+                let states = states(&objects, &tag, &version);
+                tell(events, cluster, &states, &mut told);
+                let Some((object, state)) = states.iter().find(|(_, state)| !state.is_ready()) else {
+                    return Ok(if states.is_empty() { Look::Pending("no release".into()) } else { Look::Ready(()) });
+                };
+                let hopeless = states.iter().find(|(_, state)| matches!(state, Readiness::Failed(_)));
+                failed = match (hopeless, failed.take()) {
+                    (Some((now, state)), Some((before, since))) if *now == before => {
+                        if since.elapsed() > GRACE {
+                            return Err(Failure::failed(format!("{now}: {}", state.state())));
+                        }
+                        Some((before, since))
+                    }
+                    (Some((now, _)), _) => Some((now.clone(), Stopwatch::start())),
+                    (None, _) => None,
+                };
+                Ok(Look::Pending(format!("{object}: {}", state.state())))
+            })
+            .await?;
+        events.note(format!(
+            "every component is at {} after {}",
+            self.revision,
+            human(deadline.limit().saturating_sub(deadline.left()))
+        ));
+        Ok(())
+    }
+}
+
+/// The release and its Kustomizations.
+async fn followed(cluster: &Cluster) -> crate::k8s::Result<Vec<DynamicObject>> {
+    let kustomizations = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
+    let mut objects = cluster.list(&kustomizations, Some(RELEASE_NAMESPACE), None).await?;
+    objects.extend(cluster.get(&flux::release()).await?);
+    Ok(objects)
+}
+
+/// Whether each is ready with the revision. A component of another repository has revisions of its own.
+fn states(objects: &[DynamicObject], tag: &str, version: &str) -> Vec<(ObjectRef, Readiness)> {
+    let state = |object: &DynamicObject| {
+        let named = reference(object);
+        let source = object.data.pointer("/spec/sourceRef/name").and_then(serde_json::Value::as_str);
+        let expected = match named.kind.as_str() {
+            "HelmRelease" => Expected::Revision(version),
+            _ if source == Some(&flux::source().name) => Expected::Revision(tag),
+            _ => Expected::Any,
+        };
+        (named, flux::readiness(object, expected))
+    };
+    objects.iter().map(state).collect()
+}
+
+/// Reports what changed.
+fn tell(
+    events: &Events,
+    cluster: &Cluster,
+    states: &[(ObjectRef, Readiness)],
+    told: &mut BTreeMap<ObjectRef, Readiness>,
+) {
+    for (object, state) in states {
+        if told.get(object) != Some(state) {
+            events.send(What::Object {
+                cluster: cluster.name().to_owned(),
+                object: object.to_string(),
+                ready: state.is_ready(),
+                state: state.state().to_owned(),
+            });
+            told.insert(object.clone(), state.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_component_of_another_repository_has_its_own_revision() {
+        let kustomization = |name: &str, source: &str, revision: &str| {
+            serde_json::from_value::<DynamicObject>(json!({
+                "apiVersion": "kustomize.toolkit.fluxcd.io/v1", "kind": "Kustomization",
+                "metadata": {"name": name, "namespace": "default", "generation": 1},
+                "spec": {"sourceRef": {"name": source}},
+                "status": {"observedGeneration": 1, "lastAppliedRevision": revision, "conditions": [{"type": "Ready", "status": "True"}]},
+            }))
+            .unwrap()
+        };
+        let objects = [
+            kustomization("new", "cluster-init", "abc@sha256:0"),
+            kustomization("old", "cluster-init", "old@sha256:0"),
+            kustomization("other", "component-other", "main@sha1:1"),
+        ];
+        let ready: Vec<bool> = states(&objects, "abc", "v").iter().map(|(_, state)| state.is_ready()).collect();
+        assert_eq!(ready, [true, false, true]);
+    }
+}
