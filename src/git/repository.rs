@@ -21,9 +21,11 @@ pub struct Repository {
 impl Repository {
     /// Finds the repository that a folder is in.
     pub fn discover(folder: &Path) -> Result<Self> {
-        let inner = gix::discover(folder).map_err(|_| Error::NotARepository { folder: folder.to_path_buf() })?;
+        // Absolute, so that messages name it.
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let inner = gix::discover(&folder).map_err(|_| Error::NotARepository { folder: folder.clone() })?;
         let Some(root) = inner.workdir().map(Path::to_path_buf) else {
-            return Err(Error::Bare { folder: folder.to_path_buf() });
+            return Err(Error::Bare { folder });
         };
         Ok(Self { inner, root })
     }
