@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod ui;
 
+pub mod backend;
 pub mod environment;
 
 pub mod watch;

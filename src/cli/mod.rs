@@ -3,6 +3,8 @@
 //! Data goes to standard output, narration to standard error.
 
 mod bundle;
+mod local;
+mod node;
 mod output;
 mod provider;
 mod publish;
@@ -58,6 +60,12 @@ enum Command {
     Bundle(bundle::Command),
     /// Give the management cluster a new revision of the repository.
     Publish(publish::Args),
+    /// Clusters of plain processes on this host, for direct use.
+    #[command(subcommand)]
+    Local(local::Command),
+    /// Run one node of a local cluster (started by the other commands).
+    #[command(hide = true)]
+    Node(node::Args),
     /// Print a shell's completion script.
     Completions {
         /// The shell.
@@ -115,6 +123,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Bundle(command) => bundle::run(command, &cli.global, printer).await,
         Command::Provider(command) => provider::run(command, &cli.global, printer).await,
         Command::Publish(args) => publish::run(args, &cli.global, printer).await,
+        Command::Local(command) => local::run(command, &cli.global, printer).await,
+        Command::Node(args) => node::run(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "cluster-init", &mut script);

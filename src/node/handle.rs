@@ -46,7 +46,7 @@ pub async fn create(home: &Home, spec: NodeSpec) -> Result<Node> {
         RoleSpec::Worker(_) => Role::Worker,
     };
     let bundle = absolute(&spec.bundle)?;
-    Programs::find(&bundle)?;
+    Programs::find(&bundle, &home.unpacked()).await?;
     let free = fsx::free_bytes(home.root())?;
     if free < DISK {
         return Err(Failure::preflight(format!(

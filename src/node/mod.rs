@@ -10,21 +10,27 @@
 //! ```
 
 pub mod config;
+mod control_plane;
+mod daemon;
 mod handle;
 mod home;
 pub mod kubelet;
 mod ledger;
+mod logs;
 pub mod network;
 pub mod pki;
 mod ports;
+mod probe;
 mod programs;
 mod runtime_dir;
 mod socket;
+mod supervisor;
 
 pub use config::{
     API_SERVICE_IP, CLUSTER_DOMAIN, Join, KUBERNETES_VERSION, NodeConfig, NodeName, NodeSpec, Paths, Role, RoleSpec,
     SERVICE_CIDR,
 };
+pub use daemon::run;
 pub use handle::{Node, create, list, open};
 pub use home::{BUNDLE_VARIABLE, HOME_VARIABLE, Home};
 pub use ledger::Ledger;

@@ -1,8 +1,9 @@
-//! The control plane's programs.
+//! The control plane's programs, from the bundle.
 
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Failure, Result};
+use crate::bundle::Bundle;
+use crate::failure::Result;
 
 /// Paths of the control plane's programs.
 #[derive(Clone, Debug)]
@@ -18,22 +19,15 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs of a bundle.
-    pub fn find(bundle: &Path) -> Result<Self> {
-        let tool = |name: &str| {
-            let path = bundle.join(name);
-            if path.is_file() {
-                Ok(path)
-            } else {
-                Err(Failure::preflight(format!("the bundle {} has no {name}", bundle.display()))
-                    .hint("make or complete it: cluster-init bundle build"))
-            }
-        };
-        Ok(Self {
-            etcd: tool("etcd")?,
-            kube_apiserver: tool("kube-apiserver")?,
-            kube_controller_manager: tool("kube-controller-manager")?,
-            kube_scheduler: tool("kube-scheduler")?,
-        })
+    /// Finds the programs of a bundle, and unpacks those that are not yet in the cache.
+    pub async fn find(bundle: &Path, cache: &Path) -> Result<Self> {
+        let bundle = Bundle::open(bundle, cache)?;
+        let (etcd, kube_apiserver, kube_controller_manager, kube_scheduler) = tokio::try_join!(
+            bundle.tool_async("etcd"),
+            bundle.tool_async("kube-apiserver"),
+            bundle.tool_async("kube-controller-manager"),
+            bundle.tool_async("kube-scheduler"),
+        )?;
+        Ok(Self { etcd, kube_apiserver, kube_controller_manager, kube_scheduler })
     }
 }

@@ -136,7 +136,6 @@ pub async fn ask(socket: &Path, request: Request) -> Result<Option<Status>> {
     }
 }
 
-#[expect(dead_code, reason = "the daemon follows")]
 /// Listens for requests.
 pub fn listen(socket: &Path) -> Result<UnixListener> {
     // Only a daemon that holds the node's lock comes here: a socket that is there is a dead one's.
@@ -147,7 +146,6 @@ pub fn listen(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-#[expect(dead_code, reason = "the daemon follows")]
 /// Answers requests until dropped; `answer` must not block.
 pub async fn serve(listener: UnixListener, answer: impl Fn(Request) -> Status + Clone + Send + 'static) {
     loop {
