@@ -195,6 +195,42 @@ async fn a_killed_build_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn an_interrupted_build_says_how_it_goes_on() {
+    let home = Home::new();
+    let bundle = copy(&home).await;
+    drop_parts(&bundle, |part| part.contains("components"));
+    let log = home.path().join("log");
+    let mut child = with(&home, &bundle, &["bundle", "build"]).spawn(&log).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_mins(2);
+    while !fsx::read_text(&log).unwrap().contains("core-components v") {
+        assert!(std::time::Instant::now() < deadline, "{}", fsx::read_text(&log).unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    exec::signal(child.pid().unwrap(), rustix::process::Signal::INT);
+    let status = child.wait().await.unwrap();
+    let log = fsx::read_text(&log).unwrap();
+    assert_eq!(status.code(), Some(5), "{log}");
+    assert!(log.contains("hint: what is done is kept; go on with: cluster-init bundle build"), "{log}");
+    // An incomplete bundle is not a sound one.
+    let ended = run(with(&home, &bundle, &["bundle", "verify"])).await;
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains(" has no part infrastructure-components-development"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn an_unusable_go_is_told_with_its_own_words() {
+    let home = Home::new();
+    let go = home.path().join("go");
+    let script = "#!/bin/sh\necho 'go: go.mod requires go >= 1.26.0 (running go 1.19)' >&2\nexit 1\n";
+    fsx::write_mode(&go, script, 0o755).unwrap();
+    let command = with(&home, &home.path().join("new"), &["bundle", "build"]).env("PATH", home.path());
+    let ended = run(command).await;
+    assert_eq!(ended.code, 3);
+    assert!(ended.stderr.contains("go.mod requires go >= 1.26.0 (running go 1.19)"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("hint: install it: curl"), "{}", ended.stderr);
+}
+
+#[tokio::test]
 async fn only_one_build_at_a_time() {
     let home = Home::new();
     let bundle = copy(&home).await;

@@ -264,8 +264,7 @@ impl Builder<'_> {
         }
         self.layout.set_entries(entries)?;
         self.built.push(name.to_owned());
-        self.events
-            .progress(format!("part {name}"), format!("{} made after {}", part.version(), human(watch.elapsed())));
+        self.events.note(format!("part {name} {} made after {}", part.version(), human(watch.elapsed())));
         Ok(())
     }
 

@@ -73,6 +73,12 @@ pub enum Error {
     /// There is no Go toolchain.
     #[error("go is not installed or not on PATH, and parts of the bundle have to be made with it")]
     NoGo,
+    /// The Go toolchain cannot work with the modules.
+    #[error("the installed go cannot be used: {output}")]
+    OldGo {
+        /// What it said.
+        output: String,
+    },
     /// The Go toolchain failed.
     #[error("failed to {action}: {output}")]
     Go {
@@ -133,7 +139,7 @@ impl From<Error> for Failure {
                 Self::from_error(error).hint(format!("repair it: {REPAIR}"))
             }
             Error::Layout(error) => Self::from(error).hint(format!("repair it: {REPAIR}")),
-            Error::NoGo => Self::preflight(error.to_string())
+            Error::NoGo | Error::OldGo { .. } => Self::preflight(error.to_string())
                 .hint(format!("install it: {INSTALL_GO}"))
                 .hint("or use a bundle that was made elsewhere: --bundle DIR"),
             Error::Go { .. } => Self::from_error(error)

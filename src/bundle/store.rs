@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use super::parts::Parts;
 use crate::oci::{self, Check, Descriptor, Digest, Image, Layout, REF_NAME, Reference};
 
 /// The annotation with a part's name.
@@ -170,13 +171,14 @@ impl Bundle {
         Ok(all)
     }
 
-    /// Reads everything and compares it with its digests.
+    /// Reads everything, compares it with its digests, and looks for the parts that should be there.
     pub fn verify(&self) -> Result<Verified> {
         let Check { blobs, bytes, broken } = self.layout().check();
-        let broken = broken
+        let mut broken: Vec<Error> = broken
             .into_iter()
             .map(|(entry, source)| Error::Part { name: annotation(&entry, PART).into(), source })
             .collect();
+        broken.extend(Parts::own()?.all.iter().filter_map(|part| self.part(part.name()).err()));
         Ok(Verified { blobs, bytes, broken })
     }
 
@@ -193,7 +195,7 @@ pub struct Verified {
     pub blobs: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// One error a broken blob.
+    /// One error a broken blob or missing part.
     pub broken: Vec<Error>,
 }
 

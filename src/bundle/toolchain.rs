@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
@@ -20,6 +21,8 @@ const ASK: Duration = Duration::from_mins(5);
 const BUILD: Duration = Duration::from_hours(2);
 /// How often the finished programs are looked for.
 const LOOK: Duration = Duration::from_millis(250);
+/// What an interrupted toolchain gets to clean up after itself.
+const GRACE: Duration = Duration::from_secs(5);
 /// Lines of the compiler's output that an error shows.
 const LINES: usize = 20;
 
@@ -54,7 +57,8 @@ impl Toolchain {
         let program = exec::find("go").ok_or(Error::NoGo)?;
         let command =
             Command::new(&program).folder(modules).args(["env", "-json", "GOVERSION", "GOCACHE", "GOMODCACHE"]);
-        let output = command.env("GOWORK", "off").run(ASK).await?;
+        let output =
+            command.env("GOWORK", "off").run(ASK).await.map_err(|error| Error::OldGo { output: error.to_string() })?;
         let facts = serde_json::from_slice(&output.stdout)
             .map_err(|error| Error::Go { action: "ask go for its environment".into(), output: error.to_string() })?;
         Ok(Self { program, modules: modules.to_owned(), facts, memory: memory_limit() })
@@ -137,48 +141,31 @@ impl Toolchain {
             waiting.insert(binary_name(&package).to_owned(), *program);
             packages.push(package);
         }
-        let total = self.count(module, &packages).await?;
+        let total = self.count(module, &packages, events, cancel).await?;
         let bin = out.join("bin");
         fsx::create_dir(&bin)?;
-        let mut child = command.arg("-o").arg(format!("{}/", bin.display())).args(&packages).spawn_piped()?;
-        let mut lines = child.stderr().map(|pipe| BufReader::new(pipe).lines());
+        command = command.arg("-o").arg(format!("{}/", bin.display())).args(&packages);
         let mut said: Vec<String> = Vec::new();
         let mut compiled = 0;
-        let deadline = clock::Deadline::after(BUILD);
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while let Some(reader) = &mut lines {
-            tokio::select! {
-                line = reader.next_line() => match line {
-                    Ok(Some(line)) if line.starts_with("go: downloading ") => {
-                        events.progress("modules", "downloading");
-                    }
-                    Ok(Some(line)) if line.contains([' ', '\t']) => said.push(line),
-                    Ok(Some(_)) => {
-                        compiled += 1;
-                        events.send(What::Progress {
-                            subject: "packages".into(),
-                            state: "compiling".into(),
-                            done: Some(compiled),
-                            total: Some(total),
-                        });
-                    }
-                    Ok(None) | Err(_) => lines = None,
-                },
-                _ = look.tick() => collect(&bin, &mut waiting, &mut done).await?,
-                () = cancel.cancelled() => {
-                    child.stop(Duration::from_secs(5)).await?;
-                    return Err(Error::Interrupted);
+        let report = |state: &str, done| {
+            let (subject, state) = ("packages".into(), state.into());
+            events.send(What::Progress { subject, state, done: Some(done), total: Some(total) });
+        };
+        let status = follow(
+            command,
+            cancel,
+            |_, line| {
+                if line.contains([' ', '\t']) {
+                    said.push(line);
+                } else {
+                    compiled += 1;
+                    // What the cache holds is not compiled, and the end is reported when it is reached.
+                    report("compiling", compiled.min(total.saturating_sub(1)));
                 }
-                () = tokio::time::sleep(deadline.left()) => {
-                    child.stop(Duration::from_secs(5)).await?;
-                    return Err(Error::Go { action: "build the parts in time".into(), output: last(&said) });
-                }
-            }
-        }
-        let status = child.wait().await?;
-        // What was linked before a failure is kept, so that the next run need not link it again.
-        collect(&bin, &mut waiting, &mut done).await?;
+            },
+            async || collect(&bin, &mut waiting, &mut done).await,
+        )
+        .await?;
         if !status.success() {
             let names: Vec<&str> = waiting.values().map(|program| program.name.as_str()).collect();
             return Err(Error::Go { action: format!("build {}", names.join(", ")), output: last(&said) });
@@ -186,15 +173,100 @@ impl Toolchain {
         if let Some(program) = waiting.values().next() {
             return Err(Error::Go { action: format!("build {}", program.name), output: "go made no program".into() });
         }
+        report("compiled", total);
         fsx::remove_dir(out)?;
         Ok(())
     }
 
-    /// Number of packages that programs are made of.
-    async fn count(&self, module: &str, packages: &[String]) -> Result<u64> {
+    /// Number of packages that programs are made of; fetches the modules that they need.
+    async fn count(
+        &self,
+        module: &str,
+        packages: &[String],
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<u64> {
         let command = self.command(module).args(["list", "-mod=readonly", "-deps"]).args(packages);
-        let output = command.run(BUILD).await?;
-        Ok(output.text().lines().count() as u64)
+        let mut said: Vec<String> = Vec::new();
+        let (mut count, mut fetched) = (0, 0);
+        let status = follow(
+            command,
+            cancel,
+            |source, line| match source {
+                Source::Out => count += 1,
+                Source::Error if line.starts_with("go: downloading ") => {
+                    fetched += 1;
+                    let (subject, state) = ("modules".into(), "downloading".into());
+                    events.send(What::Progress { subject, state, done: Some(fetched), total: None });
+                }
+                Source::Error => said.push(line),
+            },
+            async || Ok(()),
+        )
+        .await?;
+        if status.success() {
+            Ok(count)
+        } else {
+            Err(Error::Go { action: "fetch the modules".into(), output: last(&said) })
+        }
+    }
+}
+
+/// Which of a command's two streams a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Out,
+    Error,
+}
+
+/// Runs a command to its end, gives its lines to `line`, and calls `look` now and then and once after it has ended.
+async fn follow(
+    command: Command,
+    cancel: &CancellationToken,
+    mut line: impl FnMut(Source, String),
+    mut look: impl AsyncFnMut() -> Result<()>,
+) -> Result<ExitStatus> {
+    let name = command.name();
+    let mut child = command.spawn_piped()?;
+    let broken = |source| exec::Error::Pipe { program: name.clone(), source };
+    let mut out = child.stdout().map(|pipe| BufReader::new(pipe).lines());
+    let mut err = child.stderr().map(|pipe| BufReader::new(pipe).lines());
+    let deadline = clock::Deadline::after(BUILD);
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while out.is_some() || err.is_some() {
+        tokio::select! {
+            next = next_line(&mut out) => match next.map_err(&broken)? {
+                Some(text) => line(Source::Out, text),
+                None => out = None,
+            },
+            next = next_line(&mut err) => match next.map_err(&broken)? {
+                Some(text) => line(Source::Error, text),
+                None => err = None,
+            },
+            _ = ticks.tick() => look().await?,
+            () = cancel.cancelled() => {
+                child.stop(GRACE).await?;
+                return Err(Error::Interrupted);
+            }
+            () = tokio::time::sleep(deadline.left()) => {
+                child.stop(GRACE).await?;
+                return Err(exec::Error::Timeout { program: name.clone(), limit: BUILD, stderr: String::new() }.into());
+            }
+        }
+    }
+    let status = child.wait().await?;
+    look().await?;
+    Ok(status)
+}
+
+/// The next line of a stream; one that has ended has none, and never again.
+async fn next_line<R: tokio::io::AsyncRead + Unpin>(
+    lines: &mut Option<Lines<BufReader<R>>>,
+) -> std::io::Result<Option<String>> {
+    match lines {
+        Some(lines) => lines.next_line().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Global, Printer, table};
@@ -46,11 +47,15 @@ async fn build(home: &Home, folder: PathBuf, printer: Printer) -> Result<()> {
         program: PathBuf::from("/proc/self/exe"),
     };
     let cancel = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())
+        .map_err(|error| Failure::failed("failed to listen for signals").caused_by(error))?;
     let stop = cancel.clone();
     let watcher = tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.cancel();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
         }
+        stop.cancel();
     });
     let events = ui::events(ui::style(false), Vec::new());
     let result = bundle::build(&options, &events, &cancel).await;

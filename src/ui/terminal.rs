@@ -99,7 +99,12 @@ impl Sink for Terminal {
             }
             What::Progress { subject, state: text, done, total } => {
                 let finished = done.is_some() && done == total;
-                self.part(&mut state, subject, text, finished);
+                let count = match (done, total) {
+                    (Some(done), Some(total)) => format!(" ({done}/{total})"),
+                    (Some(done), None) => format!(" ({done})"),
+                    _ => String::new(),
+                };
+                self.part(&mut state, subject, &format!("{text}{count}"), finished);
             }
             What::RunEnded { .. } => {
                 Self::clear(&mut state);
