@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 pub use output::{Format, Printer, table};
 
+use crate::exec;
 use crate::failure::{Failure, Result};
 use crate::ui;
 
@@ -88,6 +89,9 @@ impl Command {
 
 /// Runs the program and maps its result to the documented exit code.
 pub fn main() -> ExitCode {
+    if let Err(error) = exec::become_tied_child() {
+        return fail(&error.into());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -117,12 +117,21 @@ pub struct Command {
     clear_env: bool,
     folder: Option<PathBuf>,
     input: Option<Vec<u8>>,
+    tied: bool,
 }
 
 impl Command {
     /// A program by path, or by name on PATH.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), clear_env: false, folder: None, input: None }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            clear_env: false,
+            folder: None,
+            input: None,
+            tied: false,
+        }
     }
 
     /// Adds an argument.
@@ -174,6 +183,16 @@ impl Command {
         self
     }
 
+    /// Ties the child's life to ours: the kernel kills it when this process ends in whatever way, SIGKILL included.
+    ///
+    /// The kernel looks at the thread that starts the child, so that this is for tasks of the runtime, whose threads
+    /// live as long as it does; never for threads that block (`spawn_blocking`), which come and go.
+    #[must_use]
+    pub fn tied(mut self) -> Self {
+        self.tied = true;
+        self
+    }
+
     /// Program's name and first argument, for messages; further arguments may hold secrets.
     pub fn name(&self) -> String {
         let program = self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned();
@@ -187,7 +206,14 @@ impl Command {
 
     #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
     fn prepare(&self) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(&self.program);
+        let mut command = if self.tied {
+            // Nothing may run between fork and exec without unsafe code, so the child is first ourselves, then the program.
+            let mut command = tokio::process::Command::new("/proc/self/exe");
+            command.arg(TIED).arg(std::process::id().to_string()).arg(&self.program);
+            command
+        } else {
+            tokio::process::Command::new(&self.program)
+        };
         command.args(&self.args);
         if self.clear_env {
             command.env_clear();
@@ -306,6 +332,29 @@ impl Command {
         });
         Ok(pid)
     }
+}
+
+/// First argument of this program when it is the first half of a tied child.
+const TIED: &str = "tied-child";
+
+/// Becomes the program of a tied child when this process was started as one; called before anything else.
+///
+/// Returns only when it was not, or when that failed.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn become_tied_child() -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let mut args = std::env::args_os().skip(1);
+    if args.next().as_deref() != Some(OsStr::new(TIED)) {
+        return Ok(());
+    }
+    let parent = args.next().and_then(|pid| pid.to_string_lossy().parse::<i32>().ok()).and_then(Pid::from_raw);
+    let program = args.next().unwrap_or_default();
+    let fail = |source| Error::Start { program: program.to_string_lossy().into_owned(), source };
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| fail(errno.into()))?;
+    if rustix::process::getppid() != parent {
+        return Err(fail(std::io::Error::other("its parent has ended already")));
+    }
+    Err(fail(std::process::Command::new(&program).args(args).exec()))
 }
 
 /// How a process ended, as a fragment: "exited with code 1".

@@ -362,7 +362,7 @@ impl Paths {
             network: at("network.conf"),
             proxy_token: at("pki/proxy-token"),
             events: at("logs/events.ndjson"),
-            ledger: at("ledger.json"),
+            ledger: at("ledger.ndjson"),
             lock: at("node.lock"),
             pid: at("node.pid"),
         }

@@ -99,7 +99,8 @@ impl ControlPlane {
             name: PARTS[1],
             log: self.log(PARTS[1]),
             probe: probe::https(admin, "/readyz?verbose"),
-            grace: Duration::from_secs(15),
+            // It waits a minute for clients' watches to end; all it knows is in etcd.
+            grace: Duration::from_secs(2),
             command: Box::new(move || Command::new(&plane.programs.kube_apiserver).args(plane.api_server_args())),
         }
     }

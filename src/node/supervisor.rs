@@ -112,7 +112,7 @@ pub async fn supervise(child: Child, board: Board, ledger: Ledger, events: Event
     let mut pause = FIRST_PAUSE;
     loop {
         let watch = Stopwatch::start();
-        let ended = match (child.command)().spawn(&child.log) {
+        let ended = match (child.command)().tied().spawn(&child.log) {
             Ok(mut process) => {
                 let pid = process.pid();
                 if let Some(pid) = pid
@@ -133,9 +133,7 @@ pub async fn supervise(child: Child, board: Board, ledger: Ledger, events: Event
                 if ended.is_none() {
                     board.ready(name, false, "stopping");
                     match process.stop(child.grace).await {
-                        Ok((_, true)) => {
-                            events.warn(format!("{name} did not stop within {} and was killed", human(child.grace)));
-                        }
+                        Ok((_, true)) => events.note(format!("{name} was killed after {}", human(child.grace))),
                         Ok(_) => {}
                         Err(error) => events.warn(format!("{name}: {error}")),
                     }
