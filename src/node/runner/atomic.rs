@@ -4,6 +4,7 @@
 //! folder of its own for each version, and an update replaces that one link.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::{clock, fsx};
@@ -26,7 +27,10 @@ pub fn write(folder: &Path, files: &Files) -> fsx::Result<bool> {
         if let Some(parent) = path.parent() {
             fsx::create_private_dir(parent)?;
         }
-        fsx::write_mode(&path, content, *mode)?;
+        // Not synced to disk: a version is made anew after a crash, and a pod waits for this.
+        let mut file = fsx::create(&path)?;
+        file.write_all(content).map_err(|source| fsx::Error { action: "write", path: path.clone(), source })?;
+        fsx::set_mode(&path, *mode)?;
     }
     let link = folder.join("..data_tmp");
     fsx::symlink(Path::new(&version), &link)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::node::Ledger;
+
 /// Everything that the pod runner needs to know of its node.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
@@ -41,6 +43,8 @@ pub struct RunnerConfig {
     pub allowed_host_paths: Vec<PathBuf>,
     /// Files with further profiles, which win over the built-in ones.
     pub extra_profiles: Vec<PathBuf>,
+    /// The daemon's ledger of processes; what an earlier daemon left in it has been ended before the runner starts.
+    pub ledger: Ledger,
     /// Domain of Services.
     pub cluster_domain: String,
 }

@@ -144,17 +144,14 @@ mod tests {
         let pod = pod();
         let facts = Facts { pod: &pod, pod_ip: "", host_ip: "", cpus: 2, memory: 1 << 30 };
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let ask = |resource: &str, divisor: &str| {
+        let ask = |name: &str, divisor: &str| {
             let selector = ResourceFieldSelector {
-                resource: resource.into(),
+                resource: name.into(),
                 divisor: Some(Quantity(divisor.into())),
                 container_name: None,
             };
-            resource_of(container, &selector, &facts)
+            resource(container, &selector, &facts).unwrap()
         };
-        fn resource_of(c: &Container, s: &ResourceFieldSelector, f: &Facts<'_>) -> String {
-            resource(c, s, f).unwrap()
-        }
         assert_eq!(ask("limits.memory", "1Mi"), "64");
         assert_eq!(ask("limits.memory", "0"), "67108864");
         assert_eq!(ask("requests.cpu", "1m"), "250");

@@ -117,7 +117,7 @@ pub fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
         } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
             match env.get(name) {
                 Some(value) => out.push_str(value),
-                None => out.push_str(&format!("$({name})")),
+                None => out.extend(["$(", name, ")"]),
             }
             tail
         } else {

@@ -119,9 +119,12 @@ impl Objects {
         let (seen, receiver) = watch::channel(Seen::Unknown);
         let client = self.client.clone();
         let task = match source.kind {
-            SourceKind::ConfigMap => {
-                tokio::spawn(follow(Api::<ConfigMap>::namespaced(client, namespace), source.clone(), seen, of_config_map))
-            }
+            SourceKind::ConfigMap => tokio::spawn(follow(
+                Api::<ConfigMap>::namespaced(client, namespace),
+                source.clone(),
+                seen,
+                of_config_map,
+            )),
             SourceKind::Secret => {
                 tokio::spawn(follow(Api::<Secret>::namespaced(client, namespace), source.clone(), seen, of_secret))
             }

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The range that real ports come from: above the well-known ones, below those that Linux gives to outgoing
-/// connections, so that nobody takes one by chance between our choice and the program's start.
-const FIRST: u16 = 20_000;
-const LAST: u16 = 29_999;
+/// connections and those that nodes take, so that nobody takes one by chance between our choice and the program's start.
+const FIRST: u16 = 10_000;
+const LAST: u16 = 19_999;
 
 /// The real ports that pods of this node hold.
 #[derive(Clone, Debug, Default)]
