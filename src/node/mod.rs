@@ -14,7 +14,6 @@ mod control_plane;
 mod daemon;
 mod handle;
 mod home;
-pub mod kubelet;
 mod ledger;
 mod logs;
 pub mod network;
