@@ -111,7 +111,8 @@ async fn slow_objects(cluster: &Cluster, of: &[&DynamicObject]) -> crate::k8s::R
 /// Whether an object is ready by the health check of its Kustomization, which for some kinds asks more than its conditions say.
 fn is_ready(object: &DynamicObject) -> bool {
     if let Some(webhooks) = object.data["webhooks"].as_array() {
-        return webhooks.iter().all(|webhook| webhook.pointer("/clientConfig/caBundle").is_some());
+        let has = |webhook: &Value, field: &str| webhook["clientConfig"].get(field).is_some();
+        return webhooks.iter().all(|webhook| has(webhook, "caBundle") || !has(webhook, "service"));
     }
     let counts = |pointer| object.data.pointer(pointer) == object.data.pointer("/spec/replicas");
     let all = object.types.as_ref().is_none_or(|types| types.kind != "MachineDeployment")
@@ -267,7 +268,8 @@ mod tests {
             object(json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
                 "metadata": {"name": "w"}, "webhooks": [{"clientConfig": config}]}))
         };
-        assert!(!is_ready(&webhook(json!({}))) && is_ready(&webhook(json!({"caBundle": "x"}))));
+        assert!(!is_ready(&webhook(json!({"service": {}}))));
+        assert!(is_ready(&webhook(json!({"service": {}, "caBundle": "x"}))) && is_ready(&webhook(json!({"url": "x"}))));
         let machines = |ready: i64| {
             object(
                 json!({"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "MachineDeployment", "metadata": {"name": "m"},
