@@ -5,7 +5,10 @@
 pub mod cli;
 pub mod ui;
 
+pub mod bootstrap;
+
 pub mod backend;
+
 pub mod environment;
 
 pub mod watch;

@@ -2,12 +2,16 @@
 //!
 //! Data goes to standard output, narration to standard error.
 
+mod bootstrap;
 mod bundle;
+mod kubeconfig;
 mod local;
 mod node;
 mod output;
 mod provider;
 mod publish;
+mod status;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -56,6 +60,16 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Turn a repository's environment into a self-managed management cluster.
+    Bootstrap(bootstrap::Args),
+    /// Go on with a bootstrap that was interrupted or has failed.
+    Resume(bootstrap::ResumeArgs),
+    /// Show whether an environment manages itself and everything is ready; the exit code says it too.
+    Status(status::Args),
+    /// Print the management cluster's kubeconfig.
+    Kubeconfig(kubeconfig::Args),
+    /// Follow what changes on the management cluster.
+    Watch(watch::Args),
     /// Make, list and verify the bundle: every binary, image and manifest that a run needs.
     #[command(subcommand)]
     Bundle(bundle::Command),
@@ -124,6 +138,11 @@ fn fail(failure: &Failure) -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     let printer = Printer::new(cli.global.output);
     match cli.command {
+        Command::Bootstrap(args) => bootstrap::run(args, &cli.global, printer).await,
+        Command::Resume(args) => bootstrap::resume(args, &cli.global, printer).await,
+        Command::Status(args) => status::run(args, &cli.global, printer).await,
+        Command::Kubeconfig(args) => kubeconfig::run(args, &cli.global, printer).await,
+        Command::Watch(args) => watch::run(args, &cli.global, printer).await,
         Command::Bundle(command) => bundle::run(command, &cli.global, printer).await,
         Command::Provider(command) => provider::run(command, &cli.global, printer).await,
         Command::Publish(args) => publish::run(args, &cli.global, printer).await,

@@ -35,7 +35,7 @@ impl Engine {
     }
 
     /// Runs the steps in order; the first failure ends the story.
-    pub async fn run<C: Send + Sync>(&self, steps: &[Box<dyn Step<C>>], context: &C) -> Result<Vec<Outcome>> {
+    pub async fn run<C>(&self, steps: &[Box<dyn Step<C>>], context: &C) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for step in steps {
             if self.cancel.is_cancelled() {
@@ -47,7 +47,7 @@ impl Engine {
         Ok(outcomes)
     }
 
-    fn scope<C: Send + Sync>(&self, step: &dyn Step<C>, context: &C) -> Scope {
+    fn scope<C>(&self, step: &dyn Step<C>, context: &C) -> Scope {
         Scope {
             step: StepName(step.name().to_owned()),
             journal: self.journal.clone(),
@@ -57,7 +57,7 @@ impl Engine {
         }
     }
 
-    async fn step<C: Send + Sync>(&self, step: &dyn Step<C>, context: &C) -> Result<Outcome> {
+    async fn step<C>(&self, step: &dyn Step<C>, context: &C) -> Result<Outcome> {
         let name = StepName(step.name().to_owned());
         let watch = Stopwatch::start();
         self.events.send(What::StepStarted {
@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// Probes and applies within the deadline; returns whether the step had been done before.
-    async fn bounded<C: Send + Sync>(&self, step: &dyn Step<C>, context: &C, scope: &Scope) -> Result<bool> {
+    async fn bounded<C>(&self, step: &dyn Step<C>, context: &C, scope: &Scope) -> Result<bool> {
         let limit = scope.deadline.limit();
         let work = async {
             if step.probe(context, scope).await? == Probe::Done {
@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// Undoes the steps that the journal says were begun, last first; a step that cannot be undone does not stop the others.
-    pub async fn undo<C: Send + Sync>(&self, steps: &[Box<dyn Step<C>>], context: &C) -> Result<Vec<(StepName, Undo)>> {
+    pub async fn undo<C>(&self, steps: &[Box<dyn Step<C>>], context: &C) -> Result<Vec<(StepName, Undo)>> {
         let begun = |name: &str| {
             self.journal.past().iter().any(|entry| matches!(&entry.record, Record::Begin { step } if step.0 == name))
         };
@@ -142,7 +142,7 @@ mod tests {
         fails: bool,
     }
 
-    #[async_trait]
+    #[async_trait(?Send)]
     impl Step<World> for Make {
         fn name(&self) -> &'static str {
             self.name

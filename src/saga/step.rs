@@ -39,8 +39,9 @@ pub enum Undo {
 }
 
 /// One step of a story over a context `C`.
-#[async_trait]
-pub trait Step<C: Send + Sync>: Send + Sync {
+/// A story is told by one task, so steps need not be `Send`: async closures that borrow could not prove that they are.
+#[async_trait(?Send)]
+pub trait Step<C> {
     /// Its name.
     fn name(&self) -> &'static str;
 

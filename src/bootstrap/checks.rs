@@ -1,0 +1,204 @@
+//! Preflight: everything that can be known to be wrong before anything is made.
+
+use std::net::TcpListener;
+
+use serde::Serialize;
+
+use super::{MANAGEMENT, Story, access};
+use crate::failure::{Failure, Kind, Result};
+use crate::fsx;
+use crate::node::{self, State};
+
+/// Disk that a whole run may take: unpacked images, three nodes' data, logs.
+const DISK: u64 = 3 << 30;
+/// Inotify instances that controllers and control planes of two clusters may take.
+const INOTIFY: u64 = 64;
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "found", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is fine: what was found.
+    Passed(String),
+    /// The user left it out.
+    Skipped,
+    /// It must not go on like this: what was found.
+    Refused(String),
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Its name, for `--skip-check`.
+    pub name: &'static str,
+    /// What it found.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What to do about a refusal.
+    pub remediation: String,
+}
+
+/// Names of all checks, in order.
+pub const NAMES: [&str; 6] = ["bundle", "environment", "disk", "inotify", "ports", "leftovers"];
+
+/// Runs every check that is not skipped.
+pub async fn run(story: &Story) -> Result<Vec<Check>> {
+    let skipped = &story.subject.skip_checks;
+    if let Some(unknown) = skipped.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(Failure::usage(format!("there is no preflight check {unknown} (known: {})", NAMES.join(", "))));
+    }
+    let mut checks = Vec::new();
+    for name in NAMES {
+        if skipped.iter().any(|skip| skip == name) {
+            checks.push(Check { name, outcome: Outcome::Skipped, remediation: String::new() });
+            continue;
+        }
+        let found = match name {
+            "bundle" => bundle(story).await,
+            "environment" => environment(story).await,
+            "disk" => disk(story),
+            "inotify" => inotify(),
+            "ports" => ports(story).await,
+            _ => leftovers(story),
+        };
+        match found {
+            Ok(found) => checks.push(Check { name, outcome: Outcome::Passed(found), remediation: String::new() }),
+            // A mistake in the call or in the repository is one whatever else is wrong.
+            Err(failure) if failure.kind == Kind::Usage => return Err(failure),
+            Err(failure) => checks.push(Check {
+                name,
+                outcome: Outcome::Refused(failure.to_string()),
+                remediation: failure.hints.join("; "),
+            }),
+        }
+    }
+    Ok(checks)
+}
+
+/// The failure that a refused check is.
+pub fn verdict(checks: &[Check]) -> Result<()> {
+    let refused: Vec<(&Check, &String)> = checks
+        .iter()
+        .filter_map(|check| match &check.outcome {
+            Outcome::Refused(found) => Some((check, found)),
+            _ => None,
+        })
+        .collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let said: Vec<String> = refused.iter().map(|(check, found)| format!("{}: {found}", check.name)).collect();
+    let mut failure = Failure::preflight(said.join("; "));
+    for (check, _) in &refused {
+        if !check.remediation.is_empty() {
+            failure = failure.hint(check.remediation.clone());
+        }
+    }
+    let names: Vec<String> = refused.iter().map(|(check, _)| format!("--skip-check {}", check.name)).collect();
+    Err(failure.hint(format!("if you know better: {}", names.join(" "))))
+}
+
+/// The bundle is there. Its content is compared with its digests when it is unpacked; `bundle verify` compares all of it.
+async fn bundle(story: &Story) -> Result<String> {
+    let bundle = story.bundle().await?;
+    let entries = bundle.entries()?;
+    Ok(format!("{} parts in {}", entries.len(), bundle.folder().display()))
+}
+
+/// The environment and the chart can be rendered, and every component exists.
+async fn environment(story: &Story) -> Result<String> {
+    let publication = story.publication().await?;
+    publication.check(story.tools().await?).await?;
+    Ok(format!("revision {}, chart {}", publication.revision.tag(), publication.chart.version()))
+}
+
+fn disk(story: &Story) -> Result<String> {
+    let root = story.home.root();
+    let free = fsx::free_bytes(root)?;
+    if free < DISK {
+        let text = format!(
+            "{} MiB are free on the file system of {}, {} MiB are needed",
+            free >> 20,
+            root.display(),
+            DISK >> 20
+        );
+        return Err(Failure::preflight(text)
+            .hint("free disk space, or set CLUSTER_INIT_HOME to a folder on a larger file system"));
+    }
+    Ok(format!("{} GiB free", free >> 30))
+}
+
+fn inotify() -> Result<String> {
+    let path = std::path::Path::new("/proc/sys/fs/inotify/max_user_instances");
+    // A kernel without the file has no such limit.
+    let Some(text) = fsx::read_text_if_present(path)? else { return Ok("no limit".into()) };
+    let limit: u64 = text.trim().parse().unwrap_or(u64::MAX);
+    if limit < INOTIFY {
+        return Err(Failure::preflight(format!(
+            "this host allows {limit} inotify instances a user, {INOTIFY} are needed"
+        ))
+        .hint("sysctl fs.inotify.max_user_instances=512"));
+    }
+    Ok(format!("{limit} instances"))
+}
+
+/// Ports of a bootstrap cluster that was stopped are free: they were chosen when it was made.
+async fn ports(story: &Story) -> Result<String> {
+    let probe = TcpListener::bind(("127.0.0.1", 0));
+    probe.map_err(|error| Failure::preflight("no port can be opened on 127.0.0.1").caused_by(error))?;
+    let own = access::name(story.environment.name());
+    let Some(node) = node::list(&story.home)?.into_iter().find(|node| node.config().cluster == own) else {
+        return Ok("chosen when the bootstrap cluster is made".into());
+    };
+    if node.status().await?.state != State::Stopped {
+        return Ok("in use by the bootstrap cluster".into());
+    }
+    let taken: Vec<String> = node
+        .config()
+        .ports
+        .all()
+        .into_iter()
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_err())
+        .map(|port| port.to_string())
+        .collect();
+    if taken.is_empty() {
+        return Ok("free".into());
+    }
+    let name = &node.config().name;
+    Err(Failure::preflight(format!(
+        "ports {} of the bootstrap cluster {name} are taken by another program",
+        taken.join(", ")
+    ))
+    .hint(format!("see who listens (ss -ltnp), or begin anew: cluster-init local delete {name}")))
+}
+
+/// What an earlier run left is taken up by this one, or is refused.
+fn leftovers(story: &Story) -> Result<String> {
+    let environment = story.environment.name();
+    let nodes = node::list(&story.home)?;
+    let found = |wanted: &dyn Fn(&node::Node) -> bool| nodes.iter().filter(|n| wanted(n)).cloned().collect::<Vec<_>>();
+    let own = access::name(environment);
+    let bootstrap = found(&|node| node.config().cluster == own);
+    if let Some(node) = bootstrap.first().filter(|node| node.config().owner != access::owner(environment)) {
+        return Err(Failure::preflight(format!(
+            "node {own} was made by {}, not by a bootstrap of {environment}",
+            node.config().owner
+        ))
+        .hint(format!("if nobody needs it: cluster-init local delete {own}")));
+    }
+    let machines = found(&|node| node.config().cluster == MANAGEMENT);
+    if story.run.resumed {
+        return Ok(format!("run {} goes on with {} nodes", story.run.id, bootstrap.len() + machines.len()));
+    }
+    if let Some(node) = machines.first().or(bootstrap.first()) {
+        let cluster = &node.config().cluster;
+        return Err(Failure::preflight(format!(
+            "an earlier run left cluster {cluster} ({} nodes)",
+            bootstrap.len() + machines.len()
+        ))
+        .hint(format!(
+            "look at it: cluster-init local list; if nobody needs it: cluster-init local delete {cluster}"
+        )));
+    }
+    Ok("none".into())
+}

@@ -1,0 +1,131 @@
+//! Tells the story, or goes on with it, and says what to do when it fails.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::run::{self, EventLog, Run, Subject};
+use super::{Story, status, steps, support};
+use crate::clock::Stopwatch;
+use crate::environment::Environment;
+use crate::event::{Events, Sink, What};
+use crate::failure::{Failure, Kind, Result};
+use crate::git::Repository;
+use crate::node::Home;
+use crate::saga::{Engine, Outcome};
+
+/// How a bootstrap is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where clusters and runs live.
+    pub home: Home,
+    /// The bundle's folder.
+    pub bundle: PathBuf,
+    /// The environment, the repository's folder and how it is done.
+    pub subject: Subject,
+}
+
+/// How a bootstrap ended well.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ended {
+    /// The run.
+    pub run: String,
+    /// Whether there was nothing to do.
+    pub already: bool,
+    /// The management cluster's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// Milliseconds taken by this execution.
+    pub elapsed_ms: u64,
+    /// What each step took.
+    #[serde(skip)]
+    pub steps: Vec<Outcome>,
+}
+
+/// Bootstraps an environment, or goes on where its last run stopped. `events` makes the reporters around further sinks.
+pub async fn bootstrap(
+    options: Options,
+    events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
+    cancel: &CancellationToken,
+) -> Result<Ended> {
+    let repository = Repository::discover(&options.subject.repository)?;
+    let environment = Environment::find(repository.root(), &options.subject.environment)?;
+    let name = environment.name().to_owned();
+    if let Some(done) = already(&options.home, &name).await? {
+        return Ok(done);
+    }
+    let run = Run::open(&options.home, &options.subject)?;
+    let watch = Stopwatch::start();
+    let log = Arc::new(EventLog::of(&run.folder)?);
+    let events = events(vec![log as Arc<dyn Sink>]);
+    events.send(What::RunStarted { environment: name.clone(), run: run.id.0.clone(), resumed: run.resumed });
+    let engine = Engine::new(run.journal.clone(), events.clone(), cancel.clone());
+    let story = Story::new(options.subject, options.home, run, environment, repository, options.bundle, events.clone());
+    let result = engine.run(&steps(), &story).await;
+    let elapsed_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
+    events.send(What::RunEnded { ok: result.is_ok(), elapsed_ms });
+    match result {
+        Ok(steps) => Ok(Ended {
+            run: story.run.id.0.clone(),
+            already: false,
+            kubeconfig: story.run.kubeconfig(),
+            elapsed_ms,
+            steps,
+        }),
+        Err(failure) => Err(explain(&story, failure).await),
+    }
+}
+
+/// Goes on with the last run of an environment, or of the only one that has an unfinished run.
+pub async fn resume(
+    home: Home,
+    bundle: PathBuf,
+    environment: Option<String>,
+    events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
+    cancel: &CancellationToken,
+) -> Result<(String, Ended)> {
+    let environment = match environment {
+        Some(environment) => environment,
+        None => match run::unfinished(&home)?.as_slice() {
+            [one] => one.clone(),
+            [] => {
+                return Err(Failure::usage("there is no unfinished run").hint("begin one: cluster-init bootstrap ENV"));
+            }
+            many => {
+                return Err(Failure::usage(format!("there are unfinished runs of {}", many.join(", ")))
+                    .hint("name one: cluster-init resume ENV"));
+            }
+        },
+    };
+    let Some(past) = run::last(&home, &environment)?.filter(|past| !past.finished) else {
+        return Err(Failure::usage(format!("there is no unfinished run of {environment}"))
+            .hint(format!("begin one: cluster-init bootstrap {environment}")));
+    };
+    let ended = bootstrap(Options { home, bundle, subject: past.subject }, events, cancel).await?;
+    Ok((environment, ended))
+}
+
+/// The last run when it reached its goal and what it made is well.
+async fn already(home: &Home, environment: &str) -> Result<Option<Ended>> {
+    let Some(past) = run::last(home, environment)?.filter(|past| past.finished) else { return Ok(None) };
+    let Some(kubeconfig) = past.kubeconfig() else { return Ok(None) };
+    let well = status(home, environment).await.is_ok_and(|status| status.is_well());
+    Ok(well.then_some(Ended { run: past.id().0, already: true, kubeconfig, elapsed_ms: 0, steps: Vec::new() }))
+}
+
+/// Adds to a failure what was collected and how to go on.
+async fn explain(story: &Story, failure: Failure) -> Failure {
+    let environment = story.environment.name();
+    let resume = format!("go on: cluster-init resume {environment}");
+    match failure.kind {
+        // Nothing has been made, or the user knows why it stopped.
+        Kind::Usage | Kind::Preflight => return failure,
+        Kind::Interrupted => return failure.hint(resume),
+        _ => {}
+    }
+    match support::collect(story, &failure).await {
+        Ok(folder) => failure.hint(format!("everything about it: {}", folder.display())).hint(resume),
+        Err(second) => failure.hint(format!("the support folder could not be made: {second}")).hint(resume),
+    }
+}

@@ -1,0 +1,24 @@
+//! The story of `cluster-init bootstrap`: its steps, in order, as data.
+//!
+//! ```text
+//! preflight ► bundle ► bootstrap-cluster ► source ► flux ► environment ► release ► management-cluster
+//!           ► management-flux ► pivot ► self-management ► teardown
+//! ```
+//!
+//! Each step derives from the live state whether it is done, so that a run that was killed anywhere goes on where it was.
+
+mod access;
+mod checks;
+mod execute;
+mod run;
+mod status;
+mod steps;
+mod story;
+mod support;
+
+pub use checks::{Check, Outcome};
+pub use execute::{Ended, Options, bootstrap, resume};
+pub use run::{Past, Subject, last, unfinished};
+pub use status::{Component, Status, management, status};
+pub use steps::steps;
+pub use story::{MANAGEMENT, NAMESPACE, Story};

@@ -1,0 +1,211 @@
+//! A run's folder: its lock, journal, event log and the management cluster's kubeconfig.
+//!
+//! ```text
+//! HOME/runs/ENV/lock                       held by the process that works on the environment
+//! HOME/runs/ENV/RUN/journal.ndjson         intent and outcome of every effect
+//! HOME/runs/ENV/RUN/events.ndjson          everything that was reported
+//! HOME/runs/ENV/RUN/management.kubeconfig  once the management cluster answers
+//! HOME/runs/ENV/RUN/support/               after a failure
+//! ```
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, Sink};
+use crate::failure::{Failure, Result};
+use crate::fsx;
+use crate::node::Home;
+use crate::saga::{Journal, Record, RunId};
+
+/// What a resumed run must know of how it was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The environment.
+    pub environment: String,
+    /// The repository's folder.
+    pub repository: PathBuf,
+    /// Whether the working tree is deployed as it is.
+    pub dirty: bool,
+    /// Whether the bootstrap cluster is kept.
+    pub keep: bool,
+    /// Preflight checks that are left out.
+    pub skip_checks: Vec<String>,
+}
+
+/// One execution of the story, begun or taken up.
+#[derive(Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its journal.
+    pub journal: Arc<Journal>,
+    /// Whether an earlier process began it.
+    pub resumed: bool,
+    _lock: fsx::Lock,
+}
+
+/// A run as its files show it.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How it was started.
+    pub subject: Subject,
+    /// Whether it reached its goal.
+    pub finished: bool,
+}
+
+impl Past {
+    /// Its id.
+    pub fn id(&self) -> RunId {
+        RunId(self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
+    /// The management cluster's kubeconfig, when the run came so far.
+    pub fn kubeconfig(&self) -> Option<PathBuf> {
+        Some(self.folder.join(KUBECONFIG)).filter(|path| path.exists())
+    }
+}
+
+/// Name of the management cluster's kubeconfig in a run's folder.
+const KUBECONFIG: &str = "management.kubeconfig";
+
+impl Run {
+    /// Takes up the environment's last run when it did not reach its goal, else begins a new one.
+    pub fn open(home: &Home, subject: &Subject) -> Result<Self> {
+        let folder = home.runs().join(&subject.environment);
+        fsx::create_private_dir(&folder)?;
+        let lock = fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
+            Failure::preflight(format!("a bootstrap of {} is already running (pid {pid})", subject.environment))
+                .hint(format!("wait for it, or stop it: kill -INT {pid}"))
+        })?;
+        let unfinished = last(home, &subject.environment)?.filter(|past| !past.finished);
+        let resumed = unfinished.is_some();
+        let id = unfinished.map_or_else(RunId::fresh, |past| past.id());
+        let folder = folder.join(&id.0);
+        fsx::create_private_dir(&folder)?;
+        let journal = Arc::new(Journal::open(&folder.join("journal.ndjson"))?);
+        if resumed {
+            journal.write(Record::Resumed { pid: std::process::id() })?;
+        } else {
+            let subject = serde_json::to_value(subject).map_err(Failure::from_error)?;
+            journal.write(Record::Run { id: id.clone(), subject })?;
+        }
+        Ok(Self { id, folder, journal, resumed, _lock: lock })
+    }
+
+    /// Where the management cluster's kubeconfig is kept.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join(KUBECONFIG)
+    }
+
+    /// Where a failure's findings are collected.
+    pub fn support(&self) -> PathBuf {
+        self.folder.join("support")
+    }
+}
+
+/// The last run of an environment.
+pub fn last(home: &Home, environment: &str) -> Result<Option<Past>> {
+    Ok(all(home, environment)?.pop())
+}
+
+/// The runs of an environment, oldest first.
+pub fn all(home: &Home, environment: &str) -> Result<Vec<Past>> {
+    let folder = home.runs().join(environment);
+    let mut runs = Vec::new();
+    for name in fsx::list(&folder)? {
+        let folder = folder.join(name);
+        let entries = Journal::peek(&folder.join("journal.ndjson"))?;
+        let subject = entries.iter().find_map(|entry| match &entry.record {
+            Record::Run { subject, .. } => serde_json::from_value(subject.clone()).ok(),
+            _ => None,
+        });
+        // A folder without a beginning is no run: its process died before it had done anything.
+        let Some(subject) = subject else { continue };
+        let finished = entries.iter().any(|entry| entry.record == Record::Done);
+        runs.push(Past { folder, subject, finished });
+    }
+    Ok(runs)
+}
+
+/// The environments that have an unfinished run.
+pub fn unfinished(home: &Home) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for name in fsx::list(&home.runs())? {
+        if last(home, &name)?.is_some_and(|past| !past.finished) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Writes every event to the run's folder.
+#[derive(Debug)]
+pub struct EventLog(Mutex<File>);
+
+impl EventLog {
+    /// Appends to the log of a run.
+    pub fn of(folder: &Path) -> Result<Self> {
+        Ok(Self(Mutex::new(fsx::append(&folder.join("events.ndjson"))?)))
+    }
+}
+
+impl Sink for EventLog {
+    fn take(&self, event: &Event) {
+        if let Ok(line) = serde_json::to_string(event) {
+            // The log is for people; a full disk shows in the journal.
+            let _ = writeln!(self.0.lock().unwrap_or_else(PoisonError::into_inner), "{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject() -> Subject {
+        Subject {
+            environment: "local".into(),
+            repository: "/repository".into(),
+            dirty: false,
+            keep: true,
+            skip_checks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_unfinished_run_is_taken_up_and_a_finished_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let first = Run::open(&home, &subject()).unwrap();
+        assert!(!first.resumed);
+        let id = first.id.clone();
+        drop(first);
+        assert_eq!(unfinished(&home).unwrap(), ["local"]);
+        let again = Run::open(&home, &subject()).unwrap();
+        assert!(again.resumed);
+        assert_eq!(again.id, id);
+        again.journal.write(Record::Done).unwrap();
+        drop(again);
+        assert!(unfinished(&home).unwrap().is_empty());
+        assert_eq!(last(&home, "local").unwrap().unwrap().subject, subject());
+        assert!(!Run::open(&home, &subject()).unwrap().resumed);
+    }
+
+    #[test]
+    fn a_second_bootstrap_is_refused_and_names_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let _first = Run::open(&home, &subject()).unwrap();
+        let failure = Run::open(&home, &subject()).unwrap_err();
+        assert_eq!(failure.kind, crate::failure::Kind::Preflight);
+        assert_eq!(failure.message, format!("a bootstrap of local is already running (pid {})", std::process::id()));
+    }
+}

@@ -1,0 +1,104 @@
+//! bootstrap-cluster and teardown: the bootstrap cluster comes and goes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::bootstrap::{Story, access};
+use crate::capi::{self, Graph};
+use crate::failure::{Failure, Result};
+use crate::k8s::ObjectRef;
+use crate::node::State;
+use crate::saga::{Probe, Scope, Step, Undo};
+
+/// Makes the bootstrap cluster, or adopts the one that this run made.
+pub struct BootstrapCluster;
+
+#[async_trait(?Send)]
+impl Step<Story> for BootstrapCluster {
+    fn name(&self) -> &'static str {
+        "bootstrap-cluster"
+    }
+    fn reason(&self) -> &'static str {
+        "making the cluster that makes the cluster"
+    }
+    fn deadline(&self, story: &Story) -> Duration {
+        story.at_most(Duration::from_mins(3))
+    }
+    async fn probe(&self, story: &Story, _: &Scope) -> Result<Probe> {
+        if story.moved().await? {
+            return Ok(Probe::Done);
+        }
+        let Some(made) = story.made().await? else { return Ok(Probe::ToDo) };
+        let ours = made.owner == access::owner(story.environment.name());
+        Ok(if made.state == State::Ready && ours { Probe::Done } else { Probe::ToDo })
+    }
+    async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
+        let spec = access::spec(story.environment.name());
+        let create = story.backend.create_or_adopt(&spec, &scope.events, scope.deadline, &scope.cancel);
+        scope.effect("create", create).await.map(|_| ())
+    }
+    async fn undo(&self, story: &Story, scope: &Scope) -> Result<Undo> {
+        delete(story, scope).await?;
+        Ok(Undo::Undone)
+    }
+}
+
+/// Deletes the bootstrap cluster once it holds nothing that the management cluster lacks.
+pub struct Teardown;
+
+#[async_trait(?Send)]
+impl Step<Story> for Teardown {
+    fn name(&self) -> &'static str {
+        "teardown"
+    }
+    fn reason(&self) -> &'static str {
+        "deleting the bootstrap cluster"
+    }
+    fn deadline(&self, story: &Story) -> Duration {
+        story.at_most(Duration::from_mins(2))
+    }
+    async fn probe(&self, story: &Story, _: &Scope) -> Result<Probe> {
+        let gone = story.made().await?.is_none();
+        Ok(if gone || story.subject.keep { Probe::Done } else { Probe::ToDo })
+    }
+    async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
+        let Some(made) = story.made().await? else { return Ok(()) };
+        // A cluster that a killed teardown left half deleted has been looked at already.
+        if made.state == State::Ready || !scope.happened("check") {
+            let spec = access::spec(story.environment.name());
+            story.backend.create_or_adopt(&spec, &scope.events, scope.deadline, &scope.cancel).await?;
+            scope.effect("check", check_empty(story)).await?;
+        }
+        delete(story, scope).await
+    }
+    async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
+        Ok(Undo::Kept("a bootstrap cluster that is gone stays gone: the management cluster needs none"))
+    }
+}
+
+async fn delete(story: &Story, scope: &Scope) -> Result<()> {
+    let environment = story.environment.name();
+    scope.effect("delete", story.backend.delete(&access::name(environment), &access::owner(environment))).await
+}
+
+/// Refuses when the bootstrap cluster holds a Cluster API object that is not on the management cluster.
+async fn check_empty(story: &Story) -> Result<()> {
+    let bootstrap = &story.bootstrap().await?.cluster;
+    let management = &story.management().await?.cluster;
+    let graph = Graph::of(&capi::discover(bootstrap).await?);
+    let mut lost: Vec<ObjectRef> = Vec::new();
+    for node in graph.nodes.values().filter(|node| node.in_scope) {
+        if management.get(&node.reference).await?.is_none() {
+            lost.push(node.reference.clone());
+        }
+    }
+    match lost.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::refused(format!(
+            "the bootstrap cluster holds {first} and {} further objects that the management cluster does not have",
+            lost.len() - 1
+        ))
+        .hint("they would be lost: move them, or delete the bootstrap cluster yourself")),
+    }
+}

@@ -1,0 +1,28 @@
+//! The steps, in order.
+
+mod cluster;
+mod handover;
+mod management;
+mod prepare;
+mod release;
+
+use super::Story;
+use crate::saga::Step;
+
+/// The whole story.
+pub fn steps() -> Vec<Box<dyn Step<Story>>> {
+    vec![
+        Box::new(prepare::Preflight),
+        Box::new(prepare::Unpack),
+        Box::new(cluster::BootstrapCluster),
+        Box::new(release::Source),
+        Box::new(release::Flux),
+        Box::new(release::Environment),
+        Box::new(release::Release),
+        Box::new(management::ManagementCluster),
+        Box::new(management::ManagementFlux),
+        Box::new(handover::Move),
+        Box::new(handover::SelfManagement),
+        Box::new(cluster::Teardown),
+    ]
+}

@@ -1,0 +1,217 @@
+//! What the steps share: the environment, the run, and the clusters as they are found.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::access;
+use super::run::{Run, Subject};
+use crate::backend::{Backend, Made};
+use crate::bundle::Bundle;
+use crate::capi::{self, Phase};
+use crate::clock::Deadline;
+use crate::environment::{Environment, Publication, Tools, Variables};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::flux::{self, Hastener};
+use crate::fsx;
+use crate::git::Repository;
+use crate::k8s::Cluster;
+use crate::node::Home;
+use crate::saga::Scope;
+use crate::watch::{Follow, Live};
+
+/// Name of the management cluster, and of its Cluster object.
+pub const MANAGEMENT: &str = crate::environment::MANAGEMENT_CLUSTER;
+/// Namespace of everything of ours.
+pub const NAMESPACE: &str = "default";
+
+/// One story being told.
+#[derive(Debug)]
+pub struct Story {
+    /// How it was started.
+    pub subject: Subject,
+    /// Where clusters and runs live.
+    pub home: Home,
+    /// The run.
+    pub run: Run,
+    /// The environment.
+    pub environment: Environment,
+    /// The bundle's folder.
+    pub bundle_folder: PathBuf,
+    /// What makes the bootstrap cluster.
+    pub backend: Backend,
+    /// When the whole of it must be done.
+    pub deadline: Deadline,
+    events: Events,
+    repository: Repository,
+    bundle: OnceCell<Bundle>,
+    tools: OnceCell<[PathBuf; 2]>,
+    publication: OnceCell<Publication>,
+    bootstrap: OnceCell<Side>,
+    management: OnceCell<Side>,
+    remote: watch::Sender<Option<Cluster>>,
+    /// Whether this process has installed the management cluster's Flux.
+    pub(super) installed: OnceCell<()>,
+}
+
+/// A cluster with what follows and hurries it; both end with the story.
+#[derive(Debug)]
+pub struct Side {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Its live objects.
+    pub live: Live,
+    _hasten: DropGuard,
+}
+
+impl Side {
+    fn of(cluster: Cluster, events: &Events, remote: watch::Receiver<Option<Cluster>>) -> Self {
+        let live = Live::start(&cluster, events);
+        let stop = CancellationToken::new();
+        tokio::spawn(Hastener::new(cluster.clone(), remote).run(stop.clone()));
+        Self { cluster, live, _hasten: stop.drop_guard() }
+    }
+}
+
+impl Story {
+    /// Prepares to tell it.
+    pub fn new(
+        subject: Subject,
+        home: Home,
+        run: Run,
+        environment: Environment,
+        repository: Repository,
+        bundle_folder: PathBuf,
+        events: Events,
+    ) -> Self {
+        let backend = access::backend(environment.settings(), &home, &bundle_folder);
+        let deadline = Deadline::after(environment.settings().deadline);
+        Self {
+            subject,
+            home,
+            run,
+            environment,
+            bundle_folder,
+            backend,
+            deadline,
+            events,
+            repository,
+            bundle: OnceCell::new(),
+            tools: OnceCell::new(),
+            publication: OnceCell::new(),
+            bootstrap: OnceCell::new(),
+            management: OnceCell::new(),
+            remote: watch::Sender::new(None),
+            installed: OnceCell::new(),
+        }
+    }
+
+    /// At most `limit`, and no longer than the whole may take.
+    pub fn at_most(&self, limit: Duration) -> Duration {
+        self.deadline.left().min(limit).max(Duration::from_secs(1))
+    }
+
+    /// The bundle.
+    pub async fn bundle(&self) -> Result<&Bundle> {
+        self.bundle.get_or_try_init(async || Ok(Bundle::open(&self.bundle_folder, &self.home.unpacked())?)).await
+    }
+
+    /// The programs that rendering takes.
+    pub async fn tools(&self) -> Result<Tools<'_>> {
+        let bundle = self.bundle().await?;
+        let found = self
+            .tools
+            .get_or_try_init(async || {
+                let (kubectl, helm) = tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?;
+                Ok::<_, Failure>([kubectl, helm])
+            })
+            .await?;
+        Ok(Tools { kubectl: &found[0], helm: &found[1] })
+    }
+
+    /// What is deployed.
+    pub async fn publication(&self) -> Result<&Publication> {
+        let bundle = self.bundle().await?;
+        let tools = self.tools().await?;
+        self.publication
+            .get_or_try_init(async || {
+                let upstream = |url: &str| bundle.manifest(url).map_err(Failure::from);
+                let variables = Variables::from_process();
+                let dirty = self.subject.dirty;
+                Publication::prepare(&self.repository, &self.environment, tools, &upstream, &variables, dirty)
+                    .await
+                    .map_err(Failure::from)
+            })
+            .await
+    }
+
+    /// The bootstrap cluster as its backend sees it.
+    pub async fn made(&self) -> Result<Option<Made>> {
+        self.backend.find(&access::name(self.environment.name())).await
+    }
+
+    /// The bootstrap cluster; an error when there is none.
+    pub async fn bootstrap(&self) -> Result<&Side> {
+        self.bootstrap
+            .get_or_try_init(async || {
+                let made = self.made().await?.ok_or_else(|| Failure::failed("there is no bootstrap cluster"))?;
+                let cluster = Cluster::connect("bootstrap", &made.kubeconfig).await?;
+                Ok(Side::of(cluster, &self.events, self.remote.subscribe()))
+            })
+            .await
+    }
+
+    /// The management cluster, `None` as long as nobody knows how to reach it.
+    pub async fn find_management(&self) -> Result<Option<&Side>> {
+        if let Some(side) = self.management.get() {
+            return Ok(Some(side));
+        }
+        let path = self.run.kubeconfig();
+        if fsx::read_text_if_present(&path)?.is_none() {
+            let bootstrap = self.bootstrap().await?;
+            let secret = format!("{MANAGEMENT}-kubeconfig");
+            let Some(text) = bootstrap.cluster.secret_text(NAMESPACE, &secret, "value").await? else {
+                return Ok(None);
+            };
+            fsx::write_private(&path, &text)?;
+        }
+        let cluster = Cluster::connect("management", &path).await?;
+        self.remote.send_replace(Some(cluster.clone()));
+        let side = Side::of(cluster, &self.events, watch::Sender::new(None).subscribe());
+        Ok(Some(self.management.get_or_init(async || side).await))
+    }
+
+    /// The management cluster.
+    pub async fn management(&self) -> Result<&Side> {
+        self.find_management()
+            .await?
+            .ok_or_else(|| Failure::failed("the management cluster has published no kubeconfig"))
+    }
+
+    /// Whether the Cluster API objects are on the management cluster, for good: then nothing before the pivot is done again.
+    pub async fn moved(&self) -> Result<bool> {
+        if fsx::read_text_if_present(&self.run.kubeconfig())?.is_none() {
+            return Ok(false);
+        }
+        let side = self.management().await?;
+        let record = capi::recorded(&side.cluster).await.map_err(Failure::from)?;
+        Ok(record.is_some_and(|record| record.phase == Phase::Done && record.id == self.run.id.0))
+    }
+
+    /// Whether the pivot has begun: Flux on the bootstrap cluster is held, so what it deployed must not be waited for.
+    pub async fn fenced(&self) -> Result<bool> {
+        if self.moved().await? {
+            return Ok(true);
+        }
+        let release = self.bootstrap().await?.cluster.get(&flux::release()).await?;
+        Ok(release.is_some_and(|release| release.data["spec"]["suspend"] == true))
+    }
+
+    /// Waits on a cluster's objects, with the environment's patience.
+    pub fn follow<'a>(&self, what: &str, scope: &'a Scope, side: &'a Side) -> Follow<'a> {
+        Follow::new(what, self.environment.settings().no_progress, scope, &side.cluster, &side.live)
+    }
+}

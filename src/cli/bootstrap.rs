@@ -1,0 +1,125 @@
+//! `cluster-init bootstrap` and `resume`: the story, told or gone on with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Format, Global, Printer, table};
+use crate::bootstrap::{self, Ended, Options, Subject};
+use crate::clock::human;
+use crate::failure::{Failure, Kind, Result};
+use crate::node::Home;
+use crate::ui;
+
+/// Options of `bootstrap`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The environment: a folder of environment-values.
+    env: String,
+    /// Keep the bootstrap cluster.
+    #[arg(long)]
+    keep: bool,
+    /// Deploy the working tree although it holds changes that are not committed.
+    #[arg(long)]
+    dirty: bool,
+    /// Leave a preflight check out; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    skip_check: Vec<String>,
+    /// The repository's folder.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    repo: PathBuf,
+}
+
+/// Options of `resume`.
+#[derive(Debug, clap::Args)]
+pub struct ResumeArgs {
+    /// The environment; not needed when only one has an unfinished run.
+    env: Option<String>,
+}
+
+/// Runs `bootstrap`.
+pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
+    let (home, bundle) = places(global)?;
+    let repository = std::path::absolute(&args.repo)
+        .map_err(|error| Failure::usage(format!("there is no folder {}", args.repo.display())).caused_by(error))?;
+    let subject =
+        Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, skip_checks: args.skip_check };
+    let cancel = stopping();
+    let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
+    let ended = bootstrap::bootstrap(Options { home, bundle, subject: subject.clone() }, &events, &cancel).await?;
+    report(&subject.environment, &ended, printer)
+}
+
+/// Runs `resume`.
+pub async fn resume(args: ResumeArgs, global: &Global, printer: Printer) -> Result<()> {
+    let (home, bundle) = places(global)?;
+    let cancel = stopping();
+    let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
+    let (environment, ended) = bootstrap::resume(home, bundle, args.env, &events, &cancel).await?;
+    report(&environment, &ended, printer)
+}
+
+/// The home and the bundle that the options name.
+pub fn places(global: &Global) -> Result<(Home, PathBuf)> {
+    let home = match &global.home {
+        Some(home) => Home::at(home)?,
+        None => Home::resolve()?,
+    };
+    let bundle = global.bundle.clone().unwrap_or_else(|| home.bundle());
+    Ok((home, bundle))
+}
+
+/// A token that the first SIGINT or SIGTERM cancels; the second one ends the process at once.
+fn stopping() -> CancellationToken {
+    let cancel = CancellationToken::new();
+    let token = cancel.clone();
+    tokio::spawn(async move {
+        signal().await;
+        token.cancel();
+        ui::narrate("stopping at the next safe point; once more stops at once");
+        signal().await;
+        ui::narrate("stopped; the journal is true: cluster-init resume goes on");
+        #[expect(clippy::exit, reason = "the user asked twice; the journal says what is half done")]
+        std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+    });
+    cancel
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// What a person does next; programs have read the events.
+fn report(environment: &str, ended: &Ended, printer: Printer) -> Result<()> {
+    if printer.format() == Format::Json {
+        return Ok(());
+    }
+    if ended.already {
+        ui::narrate(&format!("{environment} manages itself already (run {}); nothing to do", ended.run));
+    } else {
+        let time = |ms: u64| human(Duration::from_millis(ms));
+        let mut rows: Vec<Vec<String>> = ended
+            .steps
+            .iter()
+            .map(|step| {
+                vec![step.step.to_string(), if step.already { "already done".into() } else { time(step.elapsed_ms) }]
+            })
+            .collect();
+        rows.push(vec!["in all".into(), time(ended.elapsed_ms)]);
+        ui::narrate(&format!("\n{}\n", table(&["STEP", "TIME"], &rows)));
+        ui::narrate(&format!("{environment} manages itself now. Try:"));
+    }
+    ui::narrate(&format!("  cluster-init status {environment}"));
+    ui::narrate(&format!("  export KUBECONFIG={}", ended.kubeconfig.display()));
+    ui::narrate("  kubectl get clusters,machines,kustomizations,helmreleases -A");
+    ui::narrate(&format!("  cluster-init publish {environment}    # after the next commit"));
+    // Data: where the management cluster's kubeconfig is.
+    printer.raw(format!("{}\n", ended.kubeconfig.display()).as_bytes())
+}
