@@ -17,6 +17,7 @@ use super::control_plane::{self, ControlPlane};
 use super::ledger::{self, Ledger};
 use super::network::{Network, NetworkConfig};
 use super::pki::{self, NETWORK_GROUP};
+use super::pods::{self, PODS};
 use super::programs::Programs;
 use super::socket::{self, Request, State, Status};
 use super::supervisor::{self, Board, Child};
@@ -80,7 +81,7 @@ struct Daemon {
     stop: CancellationToken,
     /// Ends the network and the other tasks, when everything else has ended.
     last: CancellationToken,
-    /// The supervised children with what stops each, in the order in which they started.
+    /// The supervised children and the pod runner with what stops each, in the order in which they started.
     children: std::sync::Mutex<Vec<(CancellationToken, JoinHandle<()>)>>,
 }
 
@@ -91,7 +92,7 @@ impl Daemon {
         if config.role == Role::ControlPlane {
             parts.extend(control_plane::PARTS);
         }
-        parts.push(NETWORK);
+        parts.extend([NETWORK, PODS]);
         fsx::create_private_dir(&paths.logs)?;
         Ok(Self {
             config,
@@ -153,6 +154,7 @@ impl Daemon {
             self.spawn(plane.controller_manager()?, &ledger);
             self.spawn(plane.scheduler()?, &ledger);
         }
+        self.pods(client.clone(), &ledger);
         tokio::join!(self.board.until_all_ready(), self.grant_network(client));
         self.ready_after.store(u64::try_from(self.watch.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.events.note(format!("node {} is ready after {}", self.config.name, human(self.watch.elapsed())));
@@ -205,6 +207,16 @@ impl Daemon {
             self.events.clone(),
             cancel.clone(),
         ));
+        self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((cancel, task));
+    }
+
+    /// Starts the pod runner, which is the first to be stopped.
+    fn pods(&self, client: Client, ledger: &Ledger) {
+        let cancel = CancellationToken::new();
+        let (config, board) = (self.config.clone(), self.board.clone());
+        tokio::spawn(pods::ready(config.clone(), client, board.clone(), cancel.clone()));
+        let run = pods::run(config, self.paths.clone(), ledger.clone(), board, self.events.clone(), cancel.clone());
+        let task = tokio::spawn(run);
         self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((cancel, task));
     }
 

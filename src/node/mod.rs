@@ -18,6 +18,7 @@ mod ledger;
 mod logs;
 pub mod network;
 pub mod pki;
+mod pods;
 mod ports;
 mod probe;
 pub mod profiles;

@@ -29,8 +29,8 @@ type Body = BoxBody<Bytes, hyper::Error>;
 pub struct Proxy {
     view: Arc<Live>,
     outside: Arc<Outside>,
-    /// Expected Proxy-Authorization; `None` where the socket's permissions are the proof.
-    authorization: Option<String>,
+    /// The expected password, whatever the user's name; `None` where the socket's permissions are the proof.
+    token: Option<String>,
 }
 
 fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
@@ -43,8 +43,7 @@ fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
 impl Proxy {
     /// A proxy that asks for the token when there is one.
     pub fn new(view: Arc<Live>, outside: Arc<Outside>, token: Option<String>) -> Self {
-        let encode = |token| base64::engine::general_purpose::STANDARD.encode(format!("pod:{token}"));
-        Self { view, outside, authorization: token.map(|token: String| format!("Basic {}", encode(token))) }
+        Self { view, outside, token }
     }
 
     /// Serves a TCP listener for ever.
@@ -94,17 +93,20 @@ impl Proxy {
         });
     }
 
+    fn lets_in(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return true };
+        let given = headers.get(PROXY_AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
+        let given = given.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
+        given.is_some_and(|user| user.split(|byte| *byte == b':').nth(1) == Some(token.as_bytes()))
+    }
+
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        if let Some(expected) = &self.authorization {
-            let given = request.headers().get(PROXY_AUTHORIZATION).and_then(|value| value.to_str().ok());
-            if given != Some(expected) {
-                let mut response =
-                    text(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "this proxy serves the pods of its own cluster\n");
-                response
-                    .headers_mut()
-                    .insert(PROXY_AUTHENTICATE, http::HeaderValue::from_static("Basic realm=\"cluster-init\""));
-                return response;
-            }
+        if !self.lets_in(request.headers()) {
+            let mut response =
+                text(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "this proxy serves the pods of its own cluster\n");
+            let how = http::HeaderValue::from_static("Basic realm=\"cluster-init\"");
+            response.headers_mut().insert(PROXY_AUTHENTICATE, how);
+            return response;
         }
         let tls = request.method() == Method::CONNECT;
         let Some(host) = request.uri().host().map(str::to_owned) else {
