@@ -1,8 +1,10 @@
 //! Making a bundle: every part whose key has changed, and nothing else.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
@@ -158,24 +160,13 @@ impl Builder<'_> {
     fn check_disk(&self, programs: u64) -> Result<()> {
         let mut needs: Vec<(&Path, u64)> = vec![(&self.options.folder, (programs + 1) * PROGRAM_SIZE)];
         if let Some(toolchain) = self.toolchain.as_ref().filter(|_| programs > 0) {
-            needs.push((&self.options.work, programs * PROGRAM_SIZE));
+            needs.push((&self.options.work, programs * (PROGRAM_SIZE + PACKAGES_SIZE)));
             needs.push((toolchain.cache(), programs * PACKAGES_SIZE));
             if !toolchain.module_cache().join("k8s.io").exists() {
                 needs.push((toolchain.module_cache(), MODULES_SIZE));
             }
         }
-        // Folders on one file system share what is free there.
-        let mut file_systems: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
-        for (path, need) in needs {
-            file_systems.entry(fsx::device(path)?).or_insert((0, path)).0 += need;
-        }
-        for (need, path) in file_systems.into_values() {
-            let free = fsx::free_bytes(path)?;
-            if free < need {
-                return Err(Error::Disk { path: path.to_owned(), need, free });
-            }
-        }
-        Ok(())
+        enough_disk(&needs, |path| Ok((fsx::device(path)?, fsx::free_bytes(path)?)))
     }
 
     /// Builds programs of one module whose names differ.
@@ -230,20 +221,24 @@ impl Builder<'_> {
         };
         let mut folders: BTreeMap<(&str, &str), PathBuf> = BTreeMap::new();
         for manifest in manifests {
-            if self.cancel.is_cancelled() {
-                return Err(Error::Interrupted);
+            if let Entry::Vacant(place) = folders.entry((&manifest.module, &manifest.from)) {
+                place.insert(toolchain.module_folder(&manifest.module, &manifest.from).await?);
             }
-            let watch = Stopwatch::start();
-            let source = (manifest.module.as_str(), manifest.from.as_str());
-            let folder = match folders.get(&source) {
-                Some(folder) => folder.clone(),
-                None => toolchain.module_folder(source.0, source.1).await?,
-            };
-            folders.insert(source, folder.clone());
-            let content = renderer.render(manifest, &folder).await?;
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut rendered = futures::stream::iter(manifests)
+            .map(async |manifest| {
+                let watch = Stopwatch::start();
+                let folder = &folders[&(manifest.module.as_str(), manifest.from.as_str())];
+                renderer.render(manifest, folder).await.map(|content| (manifest, content, watch))
+            })
+            .buffered(processors);
+        while let Some(next) = self.cancel.run_until_cancelled(rendered.next()).await.ok_or(Error::Interrupted)? {
+            let (manifest, content, watch) = next?;
             let entry = self.layout.add_file_artifact(MANIFEST_TYPE, media::YAML, &content)?;
             self.index(&manifest.name, &entry, None, watch)?;
         }
+        drop(rendered);
         fsx::remove_dir(&renderer.work)?;
         Ok(())
     }
@@ -286,6 +281,20 @@ impl Builder<'_> {
     }
 }
 
+/// Compares what folders need with what is free on the file systems that they are on; `look` tells a path's file system
+/// and the bytes that are free there.
+fn enough_disk(needs: &[(&Path, u64)], look: impl Fn(&Path) -> Result<(u64, u64)>) -> Result<()> {
+    let mut file_systems: BTreeMap<u64, (PathBuf, u64, u64)> = BTreeMap::new();
+    for (path, need) in needs {
+        let (device, free) = look(path)?;
+        file_systems.entry(device).or_insert_with(|| ((*path).to_owned(), 0, free)).1 += need;
+    }
+    match file_systems.into_values().find(|(_, need, free)| free < need) {
+        Some((path, need, free)) => Err(Error::Disk { path, need, free }),
+        None => Ok(()),
+    }
+}
+
 fn reference(entry: &Descriptor) -> &str {
     entry.annotations.get(URL).or_else(|| entry.annotations.get(REF_NAME)).map_or("", String::as_str)
 }
@@ -309,6 +318,16 @@ fn rounds<'a>(programs: &[&'a Program]) -> Vec<Vec<&'a Program>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_on_one_disk_share_what_is_free() {
+        let needs = [(Path::new("/a/x"), 6 << 30), (Path::new("/b"), 1 << 30), (Path::new("/a/y"), 5 << 30)];
+        let device = |path: &Path| u64::from(path.starts_with("/a"));
+        assert!(enough_disk(&needs, |path| Ok((device(path), 11 << 30))).is_ok());
+        let error = enough_disk(&needs, |path| Ok((device(path), 10 << 30))).unwrap_err();
+        assert_eq!(error.to_string(), "/a/x needs 11.8 GB of free disk, and there are 10.7 GB");
+        assert_eq!(crate::failure::Failure::from(error).kind, crate::failure::Kind::Preflight);
+    }
 
     #[test]
     fn programs_of_one_name_are_built_one_after_the_other() {

@@ -145,7 +145,7 @@ impl Bundle {
         self.layout().entries().iter().filter_map(|entry| entry.annotations.get(URL)).map(String::as_str)
     }
 
-    /// The references of all images, with the parts' own names left out.
+    /// The references of all images.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         self.layout().entries().iter().filter_map(|entry| entry.annotations.get(REF_NAME)).map(String::as_str)
     }

@@ -165,7 +165,12 @@ impl Toolchain {
             },
             async || collect(&bin, &mut waiting, &mut done).await,
         )
-        .await?;
+        .await;
+        if matches!(status, Err(Error::Interrupted)) {
+            // An interrupted go leaves its work behind: gigabytes that are of no use to anybody.
+            fsx::remove_dir(out)?;
+        }
+        let status = status?;
         if !status.success() {
             let names: Vec<&str> = waiting.values().map(|program| program.name.as_str()).collect();
             return Err(Error::Go { action: format!("build {}", names.join(", ")), output: last(&said) });
