@@ -22,6 +22,9 @@ use crate::clock::{self, Stopwatch};
 use crate::exec::{self, Child, Command};
 use crate::fsx;
 
+/// After the first vain attempt to make a container ready; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
 /// What a container is in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -117,7 +120,7 @@ impl Task {
 
     /// Waits until the container can be started; `None` when it has to end before.
     async fn ready(&mut self) -> Option<Launch> {
-        let mut pause = Duration::from_millis(250);
+        let mut pause = FIRST_PAUSE;
         let mut told = None;
         loop {
             if self.order().is_some() {
@@ -138,7 +141,8 @@ impl Task {
                     return Some(launch);
                 }
                 Err(waiting) => {
-                    if told.as_ref() != Some(&waiting) {
+                    // Twice tried before it is told: the API server's authorizer often learns of a pod a moment after we do.
+                    if pause > FIRST_PAUSE && told.as_ref() != Some(&waiting) {
                         self.pod.event(EventType::Warning, "Failed", waiting.message.clone());
                         self.set(|view| view.state = State::waiting(waiting.reason, waiting.message.clone()));
                         told = Some(waiting);

@@ -11,6 +11,7 @@ use super::command::{self, Inputs, Prepared};
 use super::context::PodContext;
 use super::env;
 use super::mounts;
+use super::objects::brief;
 use super::places::PathMap;
 use super::probe::Resolve;
 use super::volumes::Volume;
@@ -87,7 +88,8 @@ pub async fn prepare(pod: &Arc<PodContext>, container: &Container, volumes: &[Vo
 
     let mut sources = env::Sources::new();
     for source in env::needed(container) {
-        let content = pod.node.objects.read(&pod.namespace, &source).await.map_err(Waiting::config)?;
+        let content = pod.node.objects.read(&pod.namespace, &source).await;
+        let content = content.map_err(|error| Waiting::config(brief(&error)))?;
         sources.insert(source, content);
     }
     let image_env: Vec<(String, String)> = image

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::atomic::{self, Files};
 use super::context::PodContext;
-use super::objects::{Seen, Watched};
+use super::objects::{Seen, Watched, brief};
 use super::volumes::{Filling, Part, Volume, check_host_path, inner, object_files};
 use super::{downward, volumes};
 use crate::{clock, fsx};
@@ -99,6 +99,7 @@ impl Keeper {
 
     async fn keep(mut self, state: watch::Sender<Filled>) {
         let name = self.volume.name.clone();
+        let mut failures = 0;
         let waiting = |reason: String| Filled::Waiting(format!("volume {name:?}: {reason}"));
         loop {
             let parts = match &self.volume.filling {
@@ -138,18 +139,23 @@ impl Keeper {
             };
             let again = match written {
                 Ok(true) => {
+                    failures = 0;
                     state.send_replace(Filled::Done);
                     self.tokens.iter().flatten().map(|token| token.renew).min()
                 }
                 Ok(false) => None,
                 Err(reason) => {
+                    // The API server's authorizer often learns of a pod a moment after we do: soon again at first, and
+                    // quietly.
+                    failures += 1;
+                    let pause = Duration::from_millis(20 << failures.min(8)).min(Duration::from_secs(5));
                     // What was there stays for a pod that runs already.
                     if *state.borrow() == Filled::Done {
                         tracing::debug!(pod = ?self.pod, volume = name, reason, "volume keeps its content");
-                    } else {
+                    } else if failures > 4 || !self.has_token() {
                         state.send_replace(waiting(reason));
                     }
-                    Some(Instant::now() + Duration::from_secs(1))
+                    Some(Instant::now() + pause)
                 }
             };
             let timer = async {
@@ -164,6 +170,10 @@ impl Keeper {
                 () = timer => {}
             }
         }
+    }
+
+    fn has_token(&self) -> bool {
+        matches!(&self.volume.filling, Filling::Files(parts) if parts.iter().any(|part| matches!(part, Part::Token { .. })))
     }
 
     /// The volume's files; `None` while a source was not looked at yet.
@@ -235,7 +245,7 @@ impl Keeper {
         let status = accounts
             .create_token_request(&account, &PostParams::default(), &request)
             .await
-            .map_err(|error| format!("no token for ServiceAccount {account}: {error}"))?
+            .map_err(|error| format!("no token for ServiceAccount {account}: {}", brief(&error)))?
             .status
             .unwrap_or_default();
         // As the kubelet: renewed when a fifth of its life is left, and at least once a day.

@@ -12,6 +12,14 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// What the API server said, or why it could not be asked, in one sentence.
+pub fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Keys and values of a ConfigMap or a Secret.
 pub type Content = BTreeMap<String, Vec<u8>>;
 
@@ -140,7 +148,7 @@ where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + fmt::Debug + Send + 'static,
 {
     let pace = backon::ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
+        .with_min_delay(Duration::from_millis(30))
         .with_max_delay(Duration::from_secs(5))
         .without_max_times();
     let changes = watcher::watch_object(api, &source.name).backoff(watcher::ExponentialBackoff::from(pace));

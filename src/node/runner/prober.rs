@@ -13,6 +13,8 @@ use super::probe::{self, Action, Thresholds};
 const EAGER: Duration = Duration::from_millis(100);
 /// The same after the first seconds.
 const PATIENT: Duration = Duration::from_secs(1);
+/// Failures this soon after the start say nothing: the kubelet would hardly have asked yet.
+const FORGIVING: Duration = Duration::from_secs(2);
 const EAGER_FOR: Duration = Duration::from_secs(15);
 
 /// Why a container must be ended, and how long it may take.
@@ -116,7 +118,7 @@ impl<'a> Prober<'a> {
     /// Counts a failure as the kubelet would: from the initial delay on, once a period.
     fn failed(&mut self, error: &str) -> bool {
         let due = self.last_failure.is_none_or(|last| last.elapsed() >= probe::period(self.probe));
-        let early = self.began.elapsed() < probe::initial_delay(self.probe).max(Duration::from_millis(500));
+        let early = self.began.elapsed() < probe::initial_delay(self.probe).max(FORGIVING);
         if early || !due {
             return false;
         }
