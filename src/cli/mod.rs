@@ -95,7 +95,7 @@ impl Command {
     /// What is logged when CLUSTER_INIT_LOG says nothing: programs that run in the background log, commands narrate.
     const fn log(&self) -> &'static str {
         match self {
-            Self::Provider(provider::Provider::Local { .. }) => "info",
+            Self::Provider(provider::Provider::Local { .. }) => "off,cluster_init=info",
             _ => "off",
         }
     }

@@ -308,7 +308,7 @@ impl Cluster {
         match answer {
             Ok(Ok(text)) if text.trim() == "ok" => Ok(()),
             Ok(Ok(text)) => Err(text),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(super::error::reason(&error)),
             Err(_) => Err("no answer within 2s".into()),
         }
     }

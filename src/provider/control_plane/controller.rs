@@ -157,6 +157,7 @@ async fn live(context: &Context, mut scope: Scope) -> Result<Action> {
         machines: &machines,
         selector: selector(&cluster, &scope.object.name_any()),
         keys: true,
+        infrastructure_fault: scope.infrastructure.iter().find_map(plan::fault),
         answer,
     };
     let (status, verdicts) = plan::status(&seen, &scope.object.status.clone().unwrap_or_default());

@@ -55,6 +55,15 @@ pub fn up_to_date(spec: &LocalControlPlaneSpec, machine: &Machine, infrastructur
     same_version && template.is_none_or(|template| template == wanted)
 }
 
+/// What is not well with a LocalMachine; `None` when it is well or merely under way.
+pub fn fault(machine: &LocalMachine) -> Option<String> {
+    let conditions = machine.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .filter(|condition| condition.type_ == "Ready" && condition.status == "False" && !condition.message.is_empty())
+        .map(|ready| format!("LocalMachine {}: {}: {}", machine.name_any(), ready.reason, ready.message))
+        .next()
+}
+
 /// What is known of a control plane that is to go.
 #[derive(Clone, Debug)]
 pub struct Parting {
@@ -99,6 +108,8 @@ pub struct Seen<'a> {
     pub selector: String,
     /// Whether the keys are there.
     pub keys: bool,
+    /// What is not well with the Machines' infrastructure.
+    pub infrastructure_fault: Option<String>,
     /// The API server's answer; `None` when it could not be asked.
     pub answer: Option<Result<(), String>>,
 }
@@ -134,7 +145,9 @@ pub fn status(seen: &Seen<'_>, before: &LocalControlPlaneStatus) -> (LocalContro
         (_, true, Some(fault)) => Verdict::no("Available", &fault.reason, fault.message.clone()),
         (_, true, None) => Verdict::no("Available", "NoMachine", "its Machine has not been made yet"),
         (Some(Err(fault)), ..) => {
-            Verdict::no("Available", "APIServerNotReady", format!("the API server does not answer: {fault}"))
+            // The machine's own trouble says more than a refused connection.
+            let message = seen.infrastructure_fault.clone().unwrap_or_else(|| fault.clone());
+            Verdict::no("Available", "APIServerNotReady", format!("the API server does not answer: {message}"))
         }
         (None, ..) => Verdict::no("Available", "WaitingForEndpoint", "the cluster has no endpoint yet"),
     };
@@ -221,8 +234,14 @@ mod tests {
     #[test]
     fn the_status_is_found_anew_after_a_move() {
         let machines = [(machine("v1.36.1", true), true)];
-        let seen =
-            Seen { unsupported: None, machines: &machines, selector: "s".into(), keys: true, answer: Some(Ok(())) };
+        let seen = Seen {
+            unsupported: None,
+            machines: &machines,
+            selector: "s".into(),
+            keys: true,
+            infrastructure_fault: None,
+            answer: Some(Ok(())),
+        };
         let (status, verdicts) = status(&seen, &LocalControlPlaneStatus::default());
         assert_eq!(status.initialization.unwrap().control_plane_initialized, Some(true));
         assert_eq!(status.versions, [MachinesVersion { version: "v1.36.1".into(), replicas: 1 }]);
@@ -244,19 +263,29 @@ mod tests {
             machines: &machines,
             selector: String::new(),
             keys: true,
+            infrastructure_fault: Some("LocalMachine m: CreateFailed: no disk".into()),
             answer: Some(Err("connection refused".into())),
         };
         let (status, verdicts) = status(&seen, &before);
         assert_eq!(status.initialization.unwrap().control_plane_initialized, Some(true));
         assert_eq!(status.ready_replicas, Some(0));
         assert_eq!(verdict(&verdicts, "Available"), ("False".into(), "APIServerNotReady".into()));
+        let message = &verdicts.iter().find(|v| v.kind == "Available").unwrap().message;
+        assert_eq!(message, "the API server does not answer: LocalMachine m: CreateFailed: no disk");
     }
 
     #[test]
     fn a_refused_spec_is_why_there_is_no_machine() {
         let spec = spec(3, "v1.36.1");
         let fault = unsupported(&spec, None, "v1.36.1");
-        let seen = Seen { unsupported: fault, machines: &[], selector: String::new(), keys: true, answer: None };
+        let seen = Seen {
+            unsupported: fault,
+            machines: &[],
+            selector: String::new(),
+            keys: true,
+            infrastructure_fault: None,
+            answer: None,
+        };
         let (status, verdicts) = status(&seen, &LocalControlPlaneStatus::default());
         assert_eq!(status.version, None);
         assert_eq!(verdict(&verdicts, "Available"), ("False".into(), "ReplicasNotSupported".into()));
