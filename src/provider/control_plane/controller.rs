@@ -121,24 +121,28 @@ async fn live(context: &Context, mut scope: Scope) -> Result<Action> {
     let cluster = scope.cluster_name();
     let node = running_node(context, &scope)?;
     let keys = secrets::ensure_keys(context, &scope.owned(&cluster), node.as_ref()).await?;
+    let template = own_template(context, &scope).await?;
     let mut answer = None;
     let version = scope.machines.first().and_then(|machine| machine.spec.version.clone());
-    let unsupported = unsupported(&scope.object.spec, version.as_deref(), KUBERNETES_VERSION);
+    let missing = template.is_none() && version.is_none();
+    let unsupported = unsupported(&scope.object.spec, version.as_deref(), KUBERNETES_VERSION)
+        .or_else(|| missing.then(|| plan::template_missing(&scope.object.spec)));
     if let Some(endpoint) = &scope.endpoint {
         let owned = scope.owned(&cluster);
         let kubeconfig = secrets::ensure_kubeconfig(context, &owned, endpoint, &keys.ca).await?;
         if scope.machines.is_empty() {
-            if unsupported.is_none() {
+            if let (None, Some(template)) = (&unsupported, template) {
                 let bootstrap = secrets::control_plane_bootstrap_name(&cluster);
                 secrets::ensure_bootstrap(context, &owned, &bootstrap, "control-plane", endpoint).await?;
-                let machine = make_machine(context, &scope).await?;
+                let machine = make_machine(context, &scope, template).await?;
                 scope.machines.push(machine);
             }
         } else {
             answer = Some(workload::probe(&cluster, &kubeconfig).await);
         }
     }
-    let stuck = unsupported.is_some() && scope.machines.is_empty();
+    // A template that is applied together with its control plane may come a moment later.
+    let stuck = unsupported.is_some() && scope.machines.is_empty() && !missing;
     let well = matches!(answer, Some(Ok(())));
     let machines: Vec<(Machine, bool)> = scope
         .machines
@@ -184,8 +188,32 @@ fn running_node(context: &Context, scope: &Scope) -> Result<Option<Node>> {
     Ok(None)
 }
 
+/// Makes the template a part of the Cluster, so that it moves and goes with it.
+async fn own_template(context: &Context, scope: &Scope) -> Result<Option<LocalMachineTemplate>> {
+    let reference = &scope.object.spec.machine_template.spec.infrastructure_ref;
+    if reference.kind != LocalMachineTemplate::kind(&()) {
+        return Ok(None);
+    }
+    let found = context.get::<LocalMachineTemplate>(&scope.namespace, &reference.name).await?;
+    let Some(template) = found else { return Ok(None) };
+    let cluster = scope.cluster.uid();
+    if !template.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.as_ref()) {
+        let owner = json!({
+            "apiVersion": core::API_VERSION,
+            "kind": Cluster::kind(&()),
+            "name": scope.cluster_name(),
+            "uid": cluster,
+        });
+        let fields = json!({
+            "metadata": {"ownerReferences": [owner], "labels": {CLUSTER_LABEL: scope.cluster_name()}},
+        });
+        context.apply(MANAGER, &template, fields).await?;
+    }
+    Ok(Some(template))
+}
+
 /// Makes the Machine, and before it the LocalMachine that it names.
-async fn make_machine(context: &Context, scope: &Scope) -> Result<Machine> {
+async fn make_machine(context: &Context, scope: &Scope, mould: LocalMachineTemplate) -> Result<Machine> {
     let (object, cluster) = (&scope.object, scope.cluster_name());
     let template = &object.spec.machine_template;
     let reference = &template.spec.infrastructure_ref;
@@ -195,14 +223,6 @@ async fn make_machine(context: &Context, scope: &Scope) -> Result<Machine> {
     labels.insert(CLUSTER_LABEL.into(), cluster.clone());
     labels.insert(CONTROL_PLANE_LABEL.into(), String::new());
     labels.insert(CONTROL_PLANE_NAME_LABEL.into(), object.name_any());
-    let mould = context.get::<LocalMachineTemplate>(&scope.namespace, &reference.name).await?;
-    let Some(mould) = mould else {
-        return Err(crate::failure::Failure::failed(format!(
-            "LocalMachineTemplate {}/{} does not exist",
-            scope.namespace, reference.name
-        ))
-        .into());
-    };
     let Metadata { labels: more, mut annotations } = mould.spec.template.metadata.unwrap_or_default();
     annotations.insert(CLONED_FROM_NAME.into(), reference.name.clone());
     annotations.insert(CLONED_FROM_KIND.into(), format!("{}.{}", reference.kind, reference.api_group));

@@ -46,6 +46,17 @@ pub fn unsupported(spec: &LocalControlPlaneSpec, machine: Option<&str>, availabl
     }
 }
 
+/// What is said while the template that the spec names does not exist.
+pub fn template_missing(spec: &LocalControlPlaneSpec) -> Verdict {
+    let reference = &spec.machine_template.spec.infrastructure_ref;
+    let message = if reference.kind == "LocalMachineTemplate" {
+        format!("{} {} does not exist", reference.kind, reference.name)
+    } else {
+        format!("machines are made from a LocalMachineTemplate, not from a {}", reference.kind)
+    };
+    Verdict::no("SpecSupported", "TemplateNotFound", message)
+}
+
 /// Whether a Machine is what the spec asks for.
 pub fn up_to_date(spec: &LocalControlPlaneSpec, machine: &Machine, infrastructure: Option<&LocalMachine>) -> bool {
     let same_version = machine.spec.version.as_deref().map(with_v) == Some(with_v(&spec.version));
@@ -201,6 +212,15 @@ mod tests {
         assert_eq!(reason(&spec(1, "v1.37.0"), Some("v1.36.1")).as_deref(), Some("UpgradeNotSupported"));
         // A newer cluster-init does not make a running cluster unsupported.
         assert_eq!(reason(&spec(1, "v1.35.0"), Some("v1.35.0")), None);
+    }
+
+    #[test]
+    fn a_missing_template_is_named() {
+        let mut spec = spec(1, "v1.36.1");
+        assert_eq!(template_missing(&spec).message, "LocalMachineTemplate mould does not exist");
+        spec.machine_template.spec.infrastructure_ref.kind = "DevMachineTemplate".into();
+        let message = template_missing(&spec).message;
+        assert_eq!(message, "machines are made from a LocalMachineTemplate, not from a DevMachineTemplate");
     }
 
     #[test]
