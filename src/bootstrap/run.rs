@@ -122,6 +122,10 @@ pub fn all(home: &Home, environment: &str) -> Result<Vec<Past>> {
     let mut runs = Vec::new();
     for name in fsx::list(&folder)? {
         let folder = folder.join(name);
+        // The lock lies beside the runs.
+        if !folder.is_dir() {
+            continue;
+        }
         let entries = Journal::peek(&folder.join("journal.ndjson"))?;
         let subject = entries.iter().find_map(|entry| match &entry.record {
             Record::Run { subject, .. } => serde_json::from_value(subject.clone()).ok(),
