@@ -186,6 +186,8 @@ impl Daemon {
             token: fsx::read_text(&self.paths.proxy_token)?.trim().to_owned(),
             egress_socket: control_plane.then(|| control_plane::egress_socket(&self.config)),
             cluster_domain: CLUSTER_DOMAIN.into(),
+            service_cidr: self.config.service_cidr.clone(),
+            upstream: self.config.upstream_proxy.clone(),
         })
         .await
     }

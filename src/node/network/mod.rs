@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
+use super::config::UpstreamProxy;
 use crate::failure::{Failure, Result};
 use crate::fsx;
 
@@ -38,6 +39,10 @@ pub struct NetworkConfig {
     pub egress_socket: Option<PathBuf>,
     /// Domain of Services.
     pub cluster_domain: String,
+    /// Range of Service addresses.
+    pub service_cidr: String,
+    /// The user's own proxy to the world outside.
+    pub upstream: UpstreamProxy,
 }
 
 /// The node's network, listening.
@@ -73,8 +78,12 @@ impl Network {
 
     /// Serves and watches until cancelled.
     pub async fn run(self, client: kube::Client, cancel: CancellationToken) {
-        let view = Arc::new(watch::Live::new(View::new(self.config.api_server_port, &self.config.cluster_domain)));
-        let outside = Arc::new(upstream::Outside::from_env());
+        let view = Arc::new(watch::Live::new(View::new(
+            self.config.api_server_port,
+            &self.config.cluster_domain,
+            &self.config.service_cidr,
+        )));
+        let outside = Arc::new(self.config.upstream);
         let pods = proxy::Proxy::new(view.clone(), outside.clone(), Some(self.config.token.clone()));
         let egress = proxy::Proxy::new(view.clone(), outside, None);
         let serve_egress = async {

@@ -6,29 +6,41 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use http::header::{HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
+use http::header::{CONNECTION, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use super::upstream::Outside;
+use super::upstream::{self, ProxyAddress};
 use super::view::Target;
 use super::watch::Live;
+use crate::node::config::UpstreamProxy;
 
-/// How long opening a connection may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// How many endpoints are tried when one refuses.
+const TRIES: usize = 3;
 
 type Body = BoxBody<Bytes, hyper::Error>;
+
+/// 502 with the reason in the body, and in the status line, which is all that kube-apiserver shows.
+fn refused(reason: String) -> Response<Body> {
+    let line: String = reason.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect();
+    let mut response = text(StatusCode::BAD_GATEWAY, reason + "\n");
+    if let Ok(phrase) = ReasonPhrase::try_from(line) {
+        response.extensions_mut().insert(phrase);
+    }
+    response
+}
 
 /// One entrance to the cluster's network.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     view: Arc<Live>,
-    outside: Arc<Outside>,
+    outside: Arc<UpstreamProxy>,
     /// The expected password, whatever the user's name; `None` where the socket's permissions are the proof.
     token: Option<String>,
 }
@@ -42,7 +54,7 @@ fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
 
 impl Proxy {
     /// A proxy that asks for the token when there is one.
-    pub fn new(view: Arc<Live>, outside: Arc<Outside>, token: Option<String>) -> Self {
+    pub fn new(view: Arc<Live>, outside: Arc<UpstreamProxy>, token: Option<String>) -> Self {
         Self { view, outside, token }
     }
 
@@ -113,27 +125,40 @@ impl Proxy {
             return text(StatusCode::BAD_REQUEST, "this is a proxy: ask for http://HOST/ or CONNECT HOST:PORT\n");
         };
         let port = request.uri().port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let target = self.view.resolve(&host, port).await;
-        let result = if tls { self.tunnel(request, target).await } else { self.forward(request, target).await };
-        result.unwrap_or_else(|reason| text(StatusCode::BAD_GATEWAY, format!("{host}:{port}: {reason}\n")))
+        let result =
+            if tls { self.tunnel(request, &host, port).await } else { self.forward(request, &host, port).await };
+        result.unwrap_or_else(|reason| refused(format!("{host}:{port}: {reason}")))
     }
 
-    async fn dial(&self, target: &Target) -> Result<TcpStream, String> {
-        let connect = async {
+    /// Connects to one of the target's endpoints, and to the next one when it refuses: it may just have ended.
+    async fn dial(&self, host: &str, port: u16, target: Target) -> Result<TcpStream, String> {
+        let mut target = target;
+        let mut tries = 1;
+        loop {
             match target {
-                Target::Loopback(port) => TcpStream::connect(("127.0.0.1", *port)).await.map_err(|e| e.to_string()),
-                Target::External(host, port) => self.outside.connect(host, *port).await.map_err(|e| e.to_string()),
-                Target::Unavailable(reason) => Err(reason.clone()),
+                Target::Unavailable(reason) => return Err(reason),
+                Target::External(host, port) => {
+                    let connected = match self.outside.for_host(&host, port, true) {
+                        Some(proxy) => upstream::tunnel(&ProxyAddress::parse(proxy)?, &host, port).await,
+                        None => upstream::connect(&format!("{host}:{port}")).await,
+                    };
+                    return connected.map_err(|error| format!("cannot be reached: {error}"));
+                }
+                Target::Loopback(real) => match upstream::connect(&format!("127.0.0.1:{real}")).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) if tries >= TRIES => return Err(format!("its endpoint refuses: {error}")),
+                    Err(_) => {
+                        tries += 1;
+                        target = self.view.resolve(host, port).await;
+                    }
+                },
             }
-        };
-        let stream =
-            tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(|_| "no connection within 15s".to_owned())??;
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
+        }
     }
 
-    async fn tunnel(&self, request: Request<Incoming>, target: Target) -> Result<Response<Body>, String> {
-        let mut far = self.dial(&target).await?;
+    async fn tunnel(&self, request: Request<Incoming>, host: &str, port: u16) -> Result<Response<Body>, String> {
+        let target = self.view.resolve(host, port).await;
+        let mut far = self.dial(host, port, target).await?;
         tokio::spawn(async move {
             match hyper::upgrade::on(request).await {
                 Ok(upgraded) => {
@@ -147,23 +172,21 @@ impl Proxy {
         Ok(text(StatusCode::OK, ""))
     }
 
-    async fn forward(&self, mut request: Request<Incoming>, target: Target) -> Result<Response<Body>, String> {
-        let via = match &target {
-            Target::External(host, _) => self.outside.via(host, false).cloned(),
+    async fn forward(&self, mut request: Request<Incoming>, host: &str, port: u16) -> Result<Response<Body>, String> {
+        let target = self.view.resolve(host, port).await;
+        let proxy = match &target {
+            Target::External(host, port) => self.outside.for_host(host, *port, false),
             _ => None,
         };
         remove_hop_by_hop(request.headers_mut());
-        let stream = if let Some(via) = &via {
-            if let Some(value) = via.authorization.as_ref().and_then(|a| a.parse().ok()) {
+        let stream = if let Some(proxy) = proxy {
+            let proxy = ProxyAddress::parse(proxy)?;
+            if let Some(value) = proxy.authorization.as_ref().and_then(|a| a.parse().ok()) {
                 request.headers_mut().insert(PROXY_AUTHORIZATION, value);
             }
-            let connect = TcpStream::connect((via.host.as_str(), via.port));
-            let connected = tokio::time::timeout(CONNECT_LIMIT, connect)
-                .await
-                .map_err(|_| "no connection within 15s".to_owned())?;
-            connected.map_err(|error| format!("the proxy {}:{}: {error}", via.host, via.port))?
+            upstream::connect(&proxy.address).await.map_err(|error| format!("the proxy {}: {error}", proxy.address))?
         } else {
-            let stream = self.dial(&target).await?;
+            let stream = self.dial(host, port, target).await?;
             origin_form(&mut request)?;
             stream
         };
@@ -194,6 +217,16 @@ fn origin_form(request: &mut Request<Incoming>) -> Result<(), String> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
     const NAMES: [&str; 7] =
         ["connection", "proxy-connection", "keep-alive", "proxy-authorization", "proxy-authenticate", "te", "upgrade"];
     for name in NAMES {
@@ -210,7 +243,7 @@ mod tests {
     async fn proxy(token: Option<&str>) -> u16 {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let view = Arc::new(Live::new(View::new(1, "cluster.local")));
+        let view = Arc::new(Live::new(View::new(1, "cluster.local", "10.96.0.0/16")));
         let proxy = Proxy::new(view, Arc::default(), token.map(str::to_owned));
         tokio::spawn(async move { proxy.serve_tcp(listener).await });
         port

@@ -1,92 +1,151 @@
-//! The outside: hosts that are not of the cluster, reached directly or through the user's own proxy.
+//! The way out: directly, or through the user's own proxy.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How hosts outside the cluster are reached, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the daemon say.
-#[derive(Debug, Default)]
-pub struct Outside {
-    http: Option<Via>,
-    https: Option<Via>,
-    direct: Vec<String>,
-}
+use super::view::{range, within};
+use crate::node::config::UpstreamProxy;
 
-/// The user's proxy.
-#[derive(Clone)]
-pub struct Via {
-    /// Host of the proxy.
-    pub host: String,
-    /// Port of the proxy.
-    pub port: u16,
-    /// Value of Proxy-Authorization, when the URL holds a user.
+/// How long a connection may take to come about.
+pub const CONNECT: Duration = Duration::from_secs(10);
+
+/// Longest answer of a proxy to CONNECT.
+const LONGEST_HEAD: usize = 16 << 10;
+
+/// A proxy's address and credentials, from its URL.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyAddress {
+    /// `host:port`.
+    pub address: String,
+    /// Value of `Proxy-Authorization`.
     pub authorization: Option<String>,
 }
 
-impl std::fmt::Debug for Via {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Via({}:{})", self.host, self.port)
-    }
-}
-
-fn variable(name: &str) -> Option<String> {
-    let lower = std::env::var(name.to_lowercase()).ok();
-    lower.or_else(|| std::env::var(name).ok()).filter(|value| !value.is_empty())
-}
-
-impl Via {
-    fn parse(url: &str) -> Option<Self> {
-        let uri: http::Uri =
-            if url.contains("://") { url.parse().ok()? } else { format!("http://{url}").parse().ok()? };
-        let user = uri.authority()?.as_str().rsplit_once('@').map(|(user, _)| user.to_owned());
-        let authorization =
-            user.map(|user| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(user)));
-        Some(Self { host: uri.host()?.to_owned(), port: uri.port_u16().unwrap_or(80), authorization })
-    }
-}
-
-impl Outside {
-    /// Reads the daemon's environment.
-    pub fn from_env() -> Self {
-        let direct = variable("NO_PROXY").unwrap_or_default();
-        Self {
-            http: variable("HTTP_PROXY").and_then(|url| Via::parse(&url)),
-            https: variable("HTTPS_PROXY").and_then(|url| Via::parse(&url)),
-            direct: direct
-                .split(',')
-                .map(|part| part.trim().trim_start_matches('.').to_owned())
-                .filter(|p| !p.is_empty())
-                .collect(),
-        }
-    }
-
-    /// The proxy for a host, if any.
-    pub fn via(&self, host: &str, tls: bool) -> Option<&Via> {
-        let exempt = self.direct.iter().any(|part| part == "*" || host == part || host.ends_with(&format!(".{part}")));
-        let via = if tls { &self.https } else { &self.http };
-        via.as_ref().filter(|_| !exempt)
-    }
-
-    /// Opens a connection to a host, through the user's proxy by CONNECT when there is one.
-    pub async fn connect(&self, host: &str, port: u16) -> std::io::Result<TcpStream> {
-        let Some(via) = self.via(host, true) else {
-            return TcpStream::connect((host, port)).await;
+impl ProxyAddress {
+    /// Reads `[http://][user:password@]host[:port]`.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let rest = match url.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some((scheme, _)) => return Err(format!("a proxy of scheme {scheme} is not supported, only http")),
+            None => url,
         };
-        let mut stream = TcpStream::connect((via.host.as_str(), via.port)).await?;
-        let authorization =
-            via.authorization.as_ref().map(|a| format!("Proxy-Authorization: {a}\r\n")).unwrap_or_default();
-        let request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{authorization}\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") && answer.len() < 8192 {
-            answer.push(stream.read_u8().await?);
+        let rest = rest.trim_end_matches('/');
+        let (user, host) = match rest.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, rest),
+        };
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port { host.to_owned() } else { format!("{host}:80") };
+        let authorization = user
+            .map(|user| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(percent_decode(user))));
+        Ok(Self { address, authorization })
+    }
+}
+
+fn percent_decode(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (bytes[at], hex) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
         }
-        let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
-        if line.split_whitespace().nth(1) == Some("200") {
+    }
+    out
+}
+
+impl UpstreamProxy {
+    /// The proxy for a request to `host`; `None` when it is reached directly.
+    pub fn for_host(&self, host: &str, port: u16, tunnel: bool) -> Option<&str> {
+        let proxy = if tunnel { self.https.as_deref() } else { self.http.as_deref() }?;
+        if self.bypassed(host, port) { None } else { Some(proxy) }
+    }
+
+    fn bypassed(&self, host: &str, port: u16) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let address: Option<IpAddr> = host.parse().ok();
+        if host == "localhost" || address.is_some_and(|ip| ip.is_loopback()) {
+            return true;
+        }
+        let entries =
+            self.no.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        for entry in entries {
+            if entry == "*" {
+                return true;
+            }
+            if let (Some(IpAddr::V4(address)), Some(range)) = (address, range(entry)) {
+                if within(address, range) {
+                    return true;
+                }
+                continue;
+            }
+            let (name, only) = match entry.rsplit_once(':') {
+                Some((name, only)) if only.parse::<u16>().is_ok() => (name, only.parse::<u16>().ok()),
+                _ => (entry, None),
+            };
+            let name = name.trim_start_matches('*').to_ascii_lowercase();
+            let bare = name.trim_start_matches('.');
+            let matches = host == bare || host.strip_suffix(bare).is_some_and(|rest| rest.ends_with('.'));
+            if matches && only.is_none_or(|only| only == port) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Connects, within the limit.
+pub async fn connect(address: &str) -> io::Result<TcpStream> {
+    match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+        Ok(stream) => {
+            let stream = stream?;
+            // Requests and answers are small and wait for each other.
+            stream.set_nodelay(true)?;
             Ok(stream)
-        } else {
-            Err(std::io::Error::other(format!("the proxy {}:{} answered {line}", via.host, via.port)))
         }
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {}s", CONNECT.as_secs()))),
+    }
+}
+
+/// Opens a tunnel to `host:port` through a proxy.
+pub async fn tunnel(proxy: &ProxyAddress, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut stream = connect(&proxy.address).await?;
+    let authorization =
+        proxy.authorization.as_deref().map(|value| format!("Proxy-Authorization: {value}\r\n")).unwrap_or_default();
+    let ask = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{authorization}\r\n");
+    let talk = async {
+        stream.write_all(ask.as_bytes()).await?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() >= LONGEST_HEAD {
+                return Err(io::Error::other("the proxy's answer has no end"));
+            }
+            // One byte at a time: what follows the head belongs to the tunnel.
+            head.push(stream.read_u8().await?);
+        }
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    };
+    let head = tokio::time::timeout(CONNECT, talk)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the proxy does not answer"))??;
+    let status = head.lines().next().unwrap_or_default();
+    if status.split_whitespace().nth(1) == Some("200") {
+        Ok(stream)
+    } else {
+        Err(io::Error::other(format!("the proxy {} answers {status:?}", proxy.address)))
     }
 }
 
@@ -95,13 +154,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exemptions_and_credentials_are_understood() {
-        let via = Via::parse("http://me:secret@proxy.corp:3128").unwrap();
-        assert_eq!((via.host.as_str(), via.port), ("proxy.corp", 3128));
-        assert_eq!(via.authorization.as_deref(), Some("Basic bWU6c2VjcmV0"));
-        assert!(!format!("{via:?}").contains("secret"));
-        let outside = Outside { http: Some(via.clone()), https: Some(via), direct: vec!["corp".into()] };
-        assert!(outside.via("git.corp", true).is_none());
-        assert!(outside.via("example.org", true).is_some());
+    fn proxy_addresses_are_read() {
+        let cases = [
+            ("http://proxy.corp:3128", "proxy.corp:3128", None),
+            ("proxy.corp", "proxy.corp:80", None),
+            ("http://a:b%40c@proxy:8080/", "proxy:8080", Some("Basic YTpiQGM=")),
+        ];
+        for (url, address, authorization) in cases {
+            let parsed = ProxyAddress::parse(url).unwrap();
+            assert_eq!(parsed.address, address, "{url}");
+            assert_eq!(parsed.authorization.as_deref(), authorization, "{url}");
+        }
+        assert!(ProxyAddress::parse("socks5://x").is_err());
+    }
+
+    #[test]
+    fn no_proxy_is_honoured() {
+        let proxy = UpstreamProxy {
+            http: Some("http://p".into()),
+            https: Some("http://q".into()),
+            no: Some("corp.example, .intra,10.0.0.0/8,exact.host:8080".into()),
+        };
+        let through = |host: &str, port| proxy.for_host(host, port, true).is_some();
+        assert!(through("example.com", 443));
+        assert!(!through("corp.example", 443));
+        assert!(!through("git.corp.example.", 443));
+        assert!(!through("a.intra", 80));
+        assert!(!through("10.1.2.3", 80));
+        assert!(through("11.1.2.3", 80));
+        assert!(!through("exact.host", 8080));
+        assert!(through("exact.host", 80));
+        assert!(through("notcorp.example", 443));
+        assert!(!through("127.0.0.1", 5000));
+        assert_eq!(proxy.for_host("example.com", 80, false), Some("http://p"));
     }
 }

@@ -1,7 +1,7 @@
 //! What the network knows of the cluster, and where a connection goes: pure.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -57,6 +57,7 @@ struct PodEntry {
 pub struct View {
     api_server_port: u16,
     domain: String,
+    service_range: Option<Range>,
     services: HashMap<Key, ServiceEntry>,
     slices: HashMap<Key, SliceEntry>,
     pods: HashMap<Key, PodEntry>,
@@ -73,23 +74,34 @@ fn port(number: i32) -> u16 {
     u16::try_from(number).unwrap_or_default()
 }
 
-/// Whether an address is one of the fictional ones, which nothing may dial.
-fn fictional(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            (a == 198 && (b == 18 || b == 19)) || (a == 10 && b == 96)
-        }
-        IpAddr::V6(_) => false,
-    }
+/// A range of addresses.
+pub type Range = (Ipv4Addr, u8);
+
+/// Pods' and nodes' addresses, which nothing may dial.
+const FICTIONAL: Range = (Ipv4Addr::new(198, 18, 0, 0), 15);
+
+/// Longest chain of Services that are names of others.
+const LONGEST_CHAIN: u8 = 4;
+
+/// Whether an address lies in a range.
+pub fn within(address: Ipv4Addr, (base, bits): Range) -> bool {
+    let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+    u32::from(address) & mask == u32::from(base) & mask
+}
+
+/// Reads `10.96.0.0/16`.
+pub fn range(text: &str) -> Option<Range> {
+    let (base, bits) = text.split_once('/')?;
+    Some((base.parse().ok()?, bits.parse().ok().filter(|bits| *bits <= 32)?))
 }
 
 impl View {
     /// An empty view.
-    pub fn new(api_server_port: u16, domain: &str) -> Self {
+    pub fn new(api_server_port: u16, domain: &str, service_cidr: &str) -> Self {
         Self {
             api_server_port,
             domain: domain.to_owned(),
+            service_range: range(service_cidr),
             services: HashMap::new(),
             slices: HashMap::new(),
             pods: HashMap::new(),
@@ -202,11 +214,23 @@ impl View {
         }
     }
 
+    /// Whether an address is one that nothing may dial.
+    fn fictional(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => within(ip, FICTIONAL) || self.service_range.is_some_and(|services| within(ip, services)),
+            IpAddr::V6(_) => false,
+        }
+    }
+
     /// Says where a connection to `host:port` goes.
     pub fn resolve(&self, host: &str, port: u16) -> Target {
+        self.follow(host, port, 0)
+    }
+
+    fn follow(&self, host: &str, port: u16, depth: u8) -> Target {
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return self.resolve_ip(ip, port);
+            return self.resolve_ip(ip, port, depth);
         }
         if host == "localhost" {
             return Target::Loopback(port);
@@ -215,8 +239,10 @@ impl View {
             return Target::External(host.to_owned(), port);
         };
         match labels[..] {
-            [name, namespace] => self.resolve_service(&(namespace.to_owned(), name.to_owned()), port, None),
-            [pod, name, namespace] => self.resolve_service(&(namespace.to_owned(), name.to_owned()), port, Some(pod)),
+            [name, namespace] => self.resolve_service(&(namespace.to_owned(), name.to_owned()), port, None, depth),
+            [pod, name, namespace] => {
+                self.resolve_service(&(namespace.to_owned(), name.to_owned()), port, Some(pod), depth)
+            }
             _ => Target::Unavailable(format!("{host} is no name of a Service")),
         }
     }
@@ -229,16 +255,19 @@ impl View {
         Some(inner.split('.').collect())
     }
 
-    fn resolve_ip(&self, ip: IpAddr, port: u16) -> Target {
+    fn resolve_ip(&self, ip: IpAddr, port: u16, depth: u8) -> Target {
         if ip.is_loopback() {
             return Target::Loopback(port);
         }
         if let Some((service, _)) = self.services.iter().find(|(_, entry)| entry.ips.contains(&ip)) {
-            return self.resolve_service(service, port, None);
+            return self.resolve_service(service, port, None, depth);
         }
         if let Some((_, _, real)) = self.nodes.values().find(|(ips, kubelet, _)| ips.contains(&ip) && *kubelet == port)
         {
             return Target::Loopback(*real);
+        }
+        if port == self.api_server_port && self.nodes.values().any(|(ips, ..)| ips.contains(&ip)) {
+            return Target::Loopback(port);
         }
         let mut seen = None;
         for (name, pod) in self.pods.iter().filter(|(_, pod)| pod.ips.contains(&ip)) {
@@ -251,12 +280,12 @@ impl View {
             Some((namespace, name)) => {
                 Target::Unavailable(format!("Pod {namespace}/{name} does not listen on port {port}"))
             }
-            None if fictional(ip) => Target::Unavailable(format!("no Service, Pod or Node has the address {ip}")),
+            None if self.fictional(ip) => Target::Unavailable(format!("no Service, Pod or Node has the address {ip}")),
             None => Target::External(ip.to_string(), port),
         }
     }
 
-    fn resolve_service(&self, service: &Key, port: u16, hostname: Option<&str>) -> Target {
+    fn resolve_service(&self, service: &Key, port: u16, hostname: Option<&str>, depth: u8) -> Target {
         let (namespace, name) = service;
         if namespace == "default" && name == "kubernetes" {
             return Target::Loopback(self.api_server_port);
@@ -265,7 +294,11 @@ impl View {
             return Target::Unavailable(format!("there is no Service {namespace}/{name}"));
         };
         if let Some(external) = &entry.external_name {
-            return Target::External(external.clone(), port);
+            return if depth < LONGEST_CHAIN {
+                self.follow(external, port, depth + 1)
+            } else {
+                Target::Unavailable(format!("Service {namespace}/{name} leads in a circle"))
+            };
         }
         let named = entry.ports.iter().find(|(_, number)| *number == port);
         if named.is_none() && !entry.headless {
@@ -287,7 +320,7 @@ impl View {
             return Target::Unavailable(format!("Service {namespace}/{name} has no ready endpoint"));
         };
         match address.parse::<IpAddr>() {
-            Ok(ip) => self.resolve_ip(ip, *target),
+            Ok(ip) => self.resolve_ip(ip, *target, depth),
             Err(_) => Target::External(address.clone(), *target),
         }
     }
@@ -303,7 +336,7 @@ mod tests {
     }
 
     fn view() -> View {
-        let mut view = View::new(6443, "cluster.local");
+        let mut view = View::new(6443, "cluster.local", "10.96.0.0/16");
         view.set_service(&read(json!({"metadata": {"name": "web", "namespace": "a"},
             "spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}})));
         view.set_service(&read(json!({"metadata": {"name": "idle", "namespace": "a"},
@@ -316,6 +349,10 @@ mod tests {
         ));
         view.set_pod(&read(json!({"metadata": {"name": "web-0", "namespace": "a", "annotations": {PORTS_ANNOTATION: "{\"8080\": 40001}"}},
             "status": {"phase": "Running", "podIP": "198.18.1.2", "podIPs": [{"ip": "198.18.1.2"}]}})));
+        view.set_service(&read(json!({"metadata": {"name": "alias", "namespace": "a"},
+            "spec": {"type": "ExternalName", "externalName": "web.a.svc.cluster.local"}})));
+        view.set_service(&read(json!({"metadata": {"name": "circle", "namespace": "a"},
+            "spec": {"type": "ExternalName", "externalName": "circle.a.svc"}})));
         view.set_node(&read(json!({"metadata": {"name": "n", "annotations": {KUBELET_PORT_ANNOTATION: "40010"}},
             "status": {"addresses": [{"type": "InternalIP", "address": "198.19.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}})));
         view
@@ -333,6 +370,11 @@ mod tests {
             ("198.18.1.2", 8080, loopback(40001)),
             ("198.19.0.1", 10250, loopback(40010)),
             ("kubernetes.default.svc", 443, loopback(6443)),
+            ("198.19.0.1", 6443, loopback(6443)),
+            ("alias.a.svc", 80, loopback(40001)),
+            ("circle.a.svc", 80, no("Service a/circle leads in a circle")),
+            ("10.96.9.9", 80, no("no Service, Pod or Node has the address 10.96.9.9")),
+            ("10.97.0.1", 80, Target::External("10.97.0.1".into(), 80)),
             ("127.0.0.1", 5, loopback(5)),
             ("idle.a.svc", 80, no("Service a/idle has no ready endpoint")),
             ("none.a.svc", 80, no("there is no Service a/none")),
