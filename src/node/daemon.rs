@@ -1,8 +1,8 @@
 //! The daemon of one node: starts everything, keeps it running, answers on its socket, and stops in order.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
@@ -22,17 +22,21 @@ use super::programs::Programs;
 use super::socket::{self, Request, State, Status};
 use super::supervisor::{self, Board, Child};
 use super::{Home, logs, probe};
-use crate::clock::{Look, Stopwatch, Wait, human};
+use crate::clock::{Deadline, Look, Stopwatch, Wait, human};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::{exec, fsx, k8s};
 
 /// Name of the network proxy among the parts.
 const NETWORK: &str = "network";
+/// Label of the Nodes of control planes.
+const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_hours(12);
 /// How long leftovers of a killed daemon may take to end by themselves.
 const LEFTOVERS: Duration = Duration::from_secs(5);
+/// How long what only the administrator may do is tried.
+const GRANTS: Duration = Duration::from_mins(2);
 /// How long the API server may take to answer after a start on a large or damaged data folder.
 const ANSWER: Duration = Duration::from_mins(10);
 
@@ -82,7 +86,7 @@ struct Daemon {
     /// Ends the network and the other tasks, when everything else has ended.
     last: CancellationToken,
     /// The supervised children and the pod runner with what stops each, in the order in which they started.
-    children: std::sync::Mutex<Vec<(CancellationToken, JoinHandle<()>)>>,
+    children: Mutex<Vec<(CancellationToken, JoinHandle<()>)>>,
 }
 
 impl Daemon {
@@ -104,7 +108,7 @@ impl Daemon {
             stopping: Arc::default(),
             stop,
             last: CancellationToken::new(),
-            children: std::sync::Mutex::default(),
+            children: Mutex::default(),
         })
     }
 
@@ -154,8 +158,8 @@ impl Daemon {
             self.spawn(plane.controller_manager()?, &ledger);
             self.spawn(plane.scheduler()?, &ledger);
         }
-        self.pods(client.clone(), &ledger);
-        tokio::join!(self.board.until_all_ready(), self.grant_network(client));
+        self.run_pods(&ledger).await?;
+        tokio::join!(self.board.until_all_ready(), self.grants(client));
         self.ready_after.store(u64::try_from(self.watch.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.events.note(format!("node {} is ready after {}", self.config.name, human(self.watch.elapsed())));
         loop {
@@ -200,6 +204,18 @@ impl Daemon {
         Ok(plane)
     }
 
+    /// Starts the pod runner, the last to start and the first to end.
+    async fn run_pods(&self, ledger: &Ledger) -> Result<()> {
+        let cancel = CancellationToken::new();
+        let (config, board) = (self.config.clone(), self.board.clone());
+        let client = probe::client(&self.paths.kubelet).await?;
+        tokio::spawn(pods::follow_node(config.clone(), client, board.clone(), cancel.clone()));
+        let run = pods::run(config, self.paths.clone(), ledger.clone(), board, self.events.clone(), cancel.clone());
+        let task = tokio::spawn(run);
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).push((cancel, task));
+        Ok(())
+    }
+
     fn spawn(&self, child: Child, ledger: &Ledger) {
         let cancel = CancellationToken::new();
         let task = tokio::spawn(supervisor::supervise(
@@ -209,17 +225,7 @@ impl Daemon {
             self.events.clone(),
             cancel.clone(),
         ));
-        self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((cancel, task));
-    }
-
-    /// Starts the pod runner, which is the first to be stopped.
-    fn pods(&self, client: Client, ledger: &Ledger) {
-        let cancel = CancellationToken::new();
-        let (config, board) = (self.config.clone(), self.board.clone());
-        tokio::spawn(pods::ready(config.clone(), client, board.clone(), cancel.clone()));
-        let run = pods::run(config, self.paths.clone(), ledger.clone(), board, self.events.clone(), cancel.clone());
-        let task = tokio::spawn(run);
-        self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((cancel, task));
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).push((cancel, task));
     }
 
     async fn answers(&self, client: &Client) -> Result<()> {
@@ -234,11 +240,21 @@ impl Daemon {
             .await
     }
 
-    async fn grant_network(&self, client: Client) {
-        if self.config.role == Role::ControlPlane
-            && let Err(failure) = grant_network(client).await
-        {
+    /// What only the administrator may do: workers' rights, and the mark of a control plane's Node.
+    async fn grants(&self, client: Client) {
+        if self.config.role != Role::ControlPlane {
+            return;
+        }
+        let cluster = k8s::Cluster::from_client("local", client);
+        if let Err(failure) = grant_network(&cluster).await {
             self.events.warn(format!("workers cannot join: {failure}"));
+        }
+        self.board.until_ready(PODS).await;
+        let mark = json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": self.config.name, "labels": {CONTROL_PLANE_LABEL: ""}}});
+        let marked = apply(&cluster, mark).await;
+        if let Err(error) = marked {
+            self.events.warn(format!("node {} has no label {CONTROL_PLANE_LABEL}: {error}", self.config.name));
         }
     }
 
@@ -246,7 +262,7 @@ impl Daemon {
     async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         let watch = Stopwatch::start();
-        let children = std::mem::take(&mut *self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let children = std::mem::take(&mut *self.children.lock().unwrap_or_else(PoisonError::into_inner));
         for (cancel, task) in children.into_iter().rev() {
             cancel.cancel();
             // The supervisor kills what does not end, so that this comes to its end.
@@ -280,8 +296,7 @@ fn status(board: &Board, ready_after: &AtomicU64, stopping: &AtomicBool) -> Stat
 }
 
 /// Lets the network proxies of workers watch what they need.
-async fn grant_network(client: Client) -> Result<()> {
-    let cluster = k8s::Cluster::from_client("local", client);
+async fn grant_network(cluster: &k8s::Cluster) -> Result<()> {
     let labels = json!({"cluster-init.dev/part": "network"});
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
@@ -297,10 +312,11 @@ async fn grant_network(client: Client) -> Result<()> {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NETWORK_GROUP},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": NETWORK_GROUP}],
     });
-    let deadline = crate::clock::Deadline::after(Duration::from_mins(2));
-    for object in [role, binding] {
-        let object = serde_json::from_value(object).map_err(Failure::from_error)?;
-        cluster.apply_patiently(&object, deadline, &CancellationToken::new()).await?;
-    }
-    Ok(())
+    apply(cluster, role).await?;
+    apply(cluster, binding).await
+}
+
+async fn apply(cluster: &k8s::Cluster, object: serde_json::Value) -> Result<()> {
+    let object = serde_json::from_value(object).map_err(Failure::from_error)?;
+    cluster.apply_patiently(&object, Deadline::after(GRANTS), &CancellationToken::new()).await
 }

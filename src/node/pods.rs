@@ -20,8 +20,10 @@ use crate::fsx;
 pub const PODS: &str = "pods";
 /// Time before a runner that failed is started again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Time between two looks at the Node object.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long one look at the Node object may take, and the time between two looks while it is not ready and when it is.
+const LIMIT: Duration = Duration::from_secs(3);
+const EAGER: Duration = Duration::from_millis(20);
+const CALM: Duration = Duration::from_secs(5);
 
 /// What the runner of a node is told.
 fn told(config: &NodeConfig, paths: &Paths, ledger: &Ledger) -> Result<RunnerConfig> {
@@ -84,24 +86,28 @@ pub async fn run(
     }
 }
 
-/// Marks the runner ready when its Node is.
-pub async fn ready(config: NodeConfig, client: Client, board: Board, cancel: CancellationToken) {
+/// Keeps the runner's line on the board as its Node object says, until cancelled.
+pub async fn follow_node(config: NodeConfig, client: Client, board: Board, cancel: CancellationToken) {
     let nodes = Api::<Node>::all(client);
     loop {
-        let ready = match nodes.get_opt(config.name.as_str()).await {
-            Ok(Some(node)) => node
-                .status
-                .and_then(|status| status.conditions)
-                .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
-            Ok(None) | Err(_) => false,
+        let ready = match tokio::time::timeout(LIMIT, nodes.get_opt(config.name.as_str())).await {
+            Ok(Ok(node)) => node.is_some_and(|node| is_ready(&node)),
+            // That the API server does not answer is told on its own line.
+            Ok(Err(_)) | Err(_) => board.parts().iter().any(|part| part.name == PODS && part.ready),
         };
-        if ready {
-            board.ready(PODS, true, "ready");
+        if cancel.is_cancelled() {
+            board.ready(PODS, false, "stopping");
             return;
         }
+        board.ready(PODS, ready, if ready { "ready" } else { "wait for their Node to be ready" });
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(if ready { CALM } else { EAGER }) => {}
+            () = cancel.cancelled() => {}
         }
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
 }
