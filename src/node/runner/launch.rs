@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine as _;
 use k8s_openapi::api::core::v1::Container;
 
 use super::command::{self, Inputs, Prepared};
@@ -210,13 +209,13 @@ fn proxy_env(url: Option<&str>) -> BTreeMap<String, String> {
 /// A kubeconfig with the pod's own identity; the token is read from its file again and again, so it may be renewed.
 fn kubeconfig_of(pod: &PodContext, token: &Path) -> Result<String, crate::failure::Failure> {
     let api = &pod.node.config.api_server;
-    let ca = base64::engine::general_purpose::STANDARD.encode(fsx::read(&api.ca_file)?);
     let document = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "cluster", "cluster": {
             "server": format!("https://{}:{}", api.host, api.port),
-            "certificate-authority-data": ca,
+            // By file, not by data: Cluster API on the cluster that it manages takes over the file's name only.
+            "certificate-authority": api.ca_file,
         }}],
         "users": [{"name": "pod", "user": {"tokenFile": token}}],
         "contexts": [{"name": "pod", "context": {"cluster": "cluster", "user": "pod", "namespace": pod.namespace}}],
