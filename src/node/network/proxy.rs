@@ -216,6 +216,10 @@ fn origin_form(request: &mut Request<Incoming>) -> Result<(), String> {
     Ok(())
 }
 
+/// Headers that concern one connection only.
+const HOP_BY_HOP: [&str; 7] =
+    ["connection", "proxy-connection", "keep-alive", "proxy-authorization", "proxy-authenticate", "te", "upgrade"];
+
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -227,9 +231,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    const NAMES: [&str; 7] =
-        ["connection", "proxy-connection", "keep-alive", "proxy-authorization", "proxy-authenticate", "te", "upgrade"];
-    for name in NAMES {
+    for name in HOP_BY_HOP {
         headers.remove(HeaderName::from_static(name));
     }
 }
