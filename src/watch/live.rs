@@ -1,6 +1,6 @@
 //! Follows the objects of one cluster by kube watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +50,9 @@ pub struct Live {
 struct Shared {
     snapshot: Arc<Mutex<Snapshot>>,
     states: Arc<Mutex<BTreeMap<ObjectRef, (bool, String)>>>,
-    /// Counts changes of states: heartbeats are no progress.
+    /// States that were seen before: what goes round in circles is no progress.
+    known: Arc<Mutex<HashSet<(ObjectRef, String)>>>,
+    /// Counts states that are new; heartbeats and circles are no progress.
     changes: Arc<watch::Sender<u64>>,
     events: Events,
 }
@@ -62,6 +64,7 @@ impl Live {
         let shared = Shared {
             snapshot: Arc::new(Mutex::new(Snapshot::of(cluster.name()))),
             states: Arc::default(),
+            known: Arc::default(),
             changes: Arc::new(sender),
             events: events.clone(),
         };
@@ -78,7 +81,7 @@ impl Live {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts the changes so far; waiting on it is waiting for a change.
+    /// Counts the states that were new so far; waiting on it is waiting for any change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -133,13 +136,16 @@ impl Shared {
             let (ready, state) = now;
             self.events.send(What::Object { cluster, object: name.to_string(), ready, state });
         }
-        self.changes.send_modify(|count| *count += u64::from(news));
+        // "after 3m0.2s" and "after 3m0.1s" are the same state.
+        let shape: String = found.state().chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        let progress = self.known.lock().unwrap_or_else(PoisonError::into_inner).insert((name, shape));
+        self.changes.send_modify(|count| *count += u64::from(progress));
     }
 
     fn take(&self, name: &ObjectRef) {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take(name);
         self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        self.changes.send_modify(|count| *count += 1);
+        self.changes.send_modify(|_| ());
     }
 
     /// After a new list: what is not in it is gone.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::prepare::unpack_images;
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
 use crate::failure::{Failure, Result};
@@ -36,7 +37,8 @@ impl Step<Story> for BootstrapCluster {
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
         let spec = access::spec(story.environment.name());
         let create = story.backend.create_or_adopt(&spec, &scope.events, scope.deadline, &scope.cancel);
-        scope.effect("create", create).await.map(|_| ())
+        // Images are unpacked while the control plane starts.
+        tokio::try_join!(scope.effect("create", create), unpack_images(story, scope)).map(|_| ())
     }
     async fn undo(&self, story: &Story, scope: &Scope) -> Result<Undo> {
         delete(story, scope).await?;

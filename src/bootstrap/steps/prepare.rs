@@ -1,13 +1,15 @@
 //! preflight and bundle.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 
 use crate::bootstrap::{Story, checks};
+use crate::bundle;
 use crate::event::What;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::saga::{Probe, Scope, Step, Undo};
 
 /// Looks for what would fail later.
@@ -44,7 +46,7 @@ impl Step<Story> for Preflight {
     }
 }
 
-/// Unpacks what the bundle holds, with its digests compared.
+/// Unpacks the programs of the control plane and our tools, with their digests compared.
 pub struct Unpack;
 
 /// How many images are unpacked at once.
@@ -56,7 +58,7 @@ impl Step<Story> for Unpack {
         "bundle"
     }
     fn reason(&self) -> &'static str {
-        "verifying and unpacking images"
+        "verifying and unpacking programs"
     }
     fn deadline(&self, story: &Story) -> Duration {
         story.at_most(Duration::from_mins(10))
@@ -67,26 +69,46 @@ impl Step<Story> for Unpack {
     }
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
         let bundle = story.bundle().await?;
-        let images: Vec<&str> = bundle.images().collect();
-        let total = images.len() as u64;
-        let done = std::sync::atomic::AtomicU64::new(0);
-        let all = futures::stream::iter(images.into_iter().map(Ok::<_, Failure>));
-        all.try_for_each_concurrent(PARALLEL, async |reference| {
+        let tools: Vec<String> =
+            bundle.entries()?.into_iter().filter(|entry| entry.kind == "tool").map(|entry| entry.part).collect();
+        each(scope, "programs", tools, async |part| bundle.tool_async(&part).await.map(|_| ())).await
+    }
+    async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
+        Ok(Undo::Kept("unpacked images are a cache that every cluster of this home shares"))
+    }
+}
+
+/// Unpacks the images of pods, so that no pod waits for its own.
+pub async fn unpack_images(story: &Story, scope: &Scope) -> Result<()> {
+    let bundle = story.bundle().await?;
+    let images: Vec<&str> = bundle.images().collect();
+    each(scope, "images", images, async |reference| {
+        let image = bundle.image(reference)?;
+        bundle.unpack_async(&image).await.map(|_| ())
+    })
+    .await
+}
+
+/// Unpacks some things, a few at once, and counts them.
+async fn each<T>(
+    scope: &Scope,
+    subject: &str,
+    things: Vec<T>,
+    unpack: impl AsyncFn(T) -> bundle::Result<()>,
+) -> Result<()> {
+    let total = things.len() as u64;
+    let done = AtomicU64::new(0);
+    futures::stream::iter(things.into_iter().map(Ok))
+        .try_for_each_concurrent(PARALLEL, async |thing| {
             scope.safe_point()?;
-            let image = bundle.image(reference)?;
-            bundle.unpack_async(&image).await?;
-            let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            unpack(thing).await?;
             scope.events.send(What::Progress {
-                subject: "images".into(),
+                subject: subject.to_owned(),
                 state: "unpacked".into(),
-                done: Some(done),
+                done: Some(done.fetch_add(1, Ordering::Relaxed) + 1),
                 total: Some(total),
             });
             Ok(())
         })
         .await
-    }
-    async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
-        Ok(Undo::Kept("unpacked images are a cache that every cluster of this home shares"))
-    }
 }
