@@ -76,7 +76,9 @@ impl Engine {
             }
             Err(failure) => {
                 let error = failure.to_string();
-                self.journal.write(Record::Failed { step: name.clone(), error: error.clone() })?;
+                self.journal.write(Record::Failed { step: name.clone(), error })?;
+                // The causes are printed once, at the end.
+                let error = failure.message.clone();
                 self.events.send(What::StepFailed { step: name.to_string(), elapsed_ms, error });
                 Err(failure.context(format!("step {name}")))
             }

@@ -114,12 +114,22 @@ fn find(snapshots: &[Snapshot]) -> Option<Blame> {
 
 /// A failure with its cause.
 fn blamed(failure: &Failure, blame: &Blame) -> Failure {
-    let way = blame.links.iter().rev().skip(1).rev().map(ToString::to_string).collect::<Vec<_>>();
-    let mut blamed = Failure::new(failure.kind, format!("{}: root cause: {}", failure.message, blame.root_cause()));
-    if !way.is_empty() {
-        blamed = blamed.caused_by(format!("blocked: {}", way.join(" <- ")));
+    let blamed = Failure::new(failure.kind, format!("{}: root cause: {}", failure.message, blame.root_cause()));
+    let way =
+        blame.links.iter().rev().fold(None, |below, link| Some(Box::new(Blocked { line: link.to_string(), below })));
+    match way {
+        Some(way) if way.below.is_some() => blamed.caused_by(*way),
+        _ => blamed,
     }
-    blamed
+}
+
+/// One link of the way, as a chain of errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{line}")]
+struct Blocked {
+    line: String,
+    #[source]
+    below: Option<Box<Blocked>>,
 }
 
 /// An object that says that it will not heal.

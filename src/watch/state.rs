@@ -17,6 +17,9 @@ const HOPELESS: [&str; 6] = [
     "Unsupported",
 ];
 
+/// After so many restarts (some two minutes) what a container waits for is not coming.
+const ENOUGH: i64 = 5;
+
 /// Judges any object.
 pub fn state(object: &DynamicObject) -> Readiness {
     let Some(types) = &object.types else { return readiness(object) };
@@ -64,6 +67,9 @@ pub fn pod(object: &DynamicObject) -> Readiness {
             if reason != "PodInitializing" && reason != "ContainerCreating" {
                 let last = container.pointer("/lastState/terminated").map(termination);
                 let message = if reason == "CrashLoopBackOff" { last.as_deref().unwrap_or(message) } else { message };
+                if container["restartCount"].as_i64().unwrap_or_default() >= ENOUGH {
+                    return Readiness::Failed(sentence(reason, message, name));
+                }
                 return Readiness::Progressing(sentence(reason, message, name));
             }
         }
