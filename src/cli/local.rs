@@ -28,7 +28,7 @@ pub enum Command {
         /// A folder of the host that pods may mount; may be given several times.
         #[arg(long, value_name = "DIR")]
         allow_host_path: Vec<std::path::PathBuf>,
-        /// A file with further profiles (see docs/profiles); may be given several times.
+        /// A file with further profiles, written as those of the README; may be given several times.
         #[arg(long, value_name = "FILE")]
         profiles: Vec<std::path::PathBuf>,
         /// Seconds until it must be ready.

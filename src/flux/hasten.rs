@@ -1,11 +1,12 @@
 //! Waiting times of Flux that nothing needs, taken away.
 //!
-//! kustomize-controller looks at a health check every 5 s, and at an open dependency every 2 s (30 s as released). A request
+//! kustomize-controller looks at a health check every 5 s, and at an open dependency every 5 s (30 s as released). A request
 //! to reconcile makes it look at once: it ends a running health check and begins anew, so it is sent only when every object
-//! that the check waits for is ready, and once for each such moment. Flux alone would come to the same result, later.
+//! that the check waits for is ready, once for each such moment, and not when the check is about to end by itself: to build
+//! and compare a large component again costs a second or two. Flux alone would come to the same result, later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -17,6 +18,10 @@ use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition,
 
 /// How often the clusters are looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How often kustomize-controller looks at what a health check waits for.
+const CHECK: Duration = Duration::from_secs(5);
+/// A look takes so long when the cluster is busy: what is seen ready meanwhile, the controller may be about to see itself.
+const LOOKING: Duration = Duration::from_millis(1500);
 
 /// Kinds that are not ready as soon as they are applied, with the version in which they are read.
 const SLOW: [(&str, &str, &str); 7] = [
@@ -41,12 +46,14 @@ pub struct Hastener {
     /// What was due when the cluster was last looked at: a check that is about to end by itself is not disturbed.
     seen: HashMap<ObjectRef, String>,
     asked: HashMap<ObjectRef, String>,
+    /// Since when each health check runs, with the attempt that it belongs to.
+    checks: HashMap<ObjectRef, (String, Instant)>,
 }
 
 impl Hastener {
     /// Hurries `cluster`; its Kustomizations may act on `remote`.
     pub fn new(cluster: Cluster, remote: watch::Receiver<Option<Cluster>>) -> Self {
-        Self { cluster, remote, seen: HashMap::new(), asked: HashMap::new() }
+        Self { cluster, remote, seen: HashMap::new(), asked: HashMap::new(), checks: HashMap::new() }
     }
 
     /// Works until cancelled. Failures to read or to ask cost speed only, and are tried again.
@@ -62,9 +69,23 @@ impl Hastener {
         }
     }
 
+    /// Remembers since when each health check runs.
+    fn time_checks(&mut self, kustomizations: &[DynamicObject]) {
+        let mut checks = HashMap::new();
+        for object in kustomizations.iter().filter(|object| checking(object)) {
+            let attempt = object.data.pointer("/status/lastHandledReconcileAt").and_then(Value::as_str);
+            let attempt = format!("{} {}", object.metadata.generation.unwrap_or(0), attempt.unwrap_or_default());
+            let name = reference(object);
+            let known = self.checks.remove(&name).filter(|(known, _)| *known == attempt);
+            checks.insert(name, known.unwrap_or_else(|| (attempt, Instant::now())));
+        }
+        self.checks = checks;
+    }
+
     async fn turn(&mut self) -> crate::k8s::Result<()> {
         let gvk = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
         let kustomizations = self.cluster.list(&gvk, Some(RELEASE_NAMESPACE), None).await?;
+        self.time_checks(&kustomizations);
         let mut ready: [BTreeMap<Entry, bool>; 2] = Default::default();
         for (index, remote) in [false, true].into_iter().enumerate() {
             let checked: Vec<&DynamicObject> =
@@ -82,12 +103,21 @@ impl Hastener {
             if seen.get(&object) != Some(&moment) || self.asked.get(&object) == Some(&moment) {
                 continue;
             }
+            if self.checks.get(&object).is_some_and(|(_, since)| looks(since.elapsed())) {
+                continue;
+            }
             tracing::debug!(%object, moment, "hastened");
             nudge(&self.cluster, &object).await?;
             self.asked.insert(object, moment);
         }
         Ok(())
     }
+}
+
+/// Whether a check that began so long ago looks now, or will shortly.
+fn looks(running: Duration) -> bool {
+    let into = Duration::from_millis(u64::try_from(running.as_millis() % CHECK.as_millis()).unwrap_or_default());
+    into < LOOKING || CHECK.saturating_sub(into) <= LOOKING
 }
 
 /// The slow objects of some Kustomizations, and whether each is ready.
@@ -241,6 +271,14 @@ mod tests {
         assert_eq!(first[0].0.name, "c");
         assert_ne!(first, case(ready("t2")), "a later readiness is another moment");
         assert_eq!(first, case(ready("t1")));
+    }
+
+    #[test]
+    fn a_check_that_looks_by_itself_is_left_alone() {
+        let cases = [(0, true), (1, true), (2, false), (3, false), (4, true), (5, true), (7, false), (9, true)];
+        for (seconds, by_itself) in cases {
+            assert_eq!(looks(Duration::from_secs(seconds)), by_itself, "after {seconds} s");
+        }
     }
 
     #[test]

@@ -210,6 +210,12 @@ impl Node {
         if self.status().await?.state != State::Stopped {
             return Ok(());
         }
+        // What a killed daemon left would still hold the node's ports.
+        ledger::end_leftovers(&self.paths.ledger, Duration::from_secs(5)).await?;
+        if let Err(taken) = self.ports_free().await {
+            // Perhaps by the node itself: another starter may have been quicker.
+            return if self.status().await?.state == State::Stopped { Err(taken) } else { Ok(()) };
+        }
         let log = self.paths.logs.join("daemon.log");
         let before = fsx::read_text_if_present(&log)?.unwrap_or_default().len();
         let mut command =
@@ -241,6 +247,16 @@ impl Node {
                 Ok(Look::Pending("it does not listen yet".into()))
             })
             .await
+    }
+
+    /// Looks whether nobody else has the node's ports. A process that was just killed may hold its own for a moment more.
+    async fn ports_free(&self) -> Result<()> {
+        let name = self.config.name.to_string();
+        let check = || ports::still_free(&name, self.config.role, &self.config.ports);
+        let freed = Wait::new("the node's ports", Duration::from_secs(2))
+            .every(Duration::from_millis(20))
+            .until(async || Ok(check().map_or_else(|taken| Look::Pending(taken.message), Look::Ready)));
+        if freed.await.is_ok() { Ok(()) } else { check() }
     }
 
     /// Starts it and waits until everything in it is ready.

@@ -17,6 +17,24 @@ pub fn free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
+/// Refuses to start a node of which another process has taken a port since it was made.
+pub fn still_free(name: &str, role: Role, ports: &Ports) -> Result<()> {
+    let listens = [
+        ("its API server", ports.api_server, role == Role::ControlPlane),
+        ("its pods' proxy", ports.proxy, true),
+        ("its kubelet", ports.kubelet, true),
+        ("its controller manager", ports.controller_manager, role == Role::ControlPlane),
+        ("its scheduler", ports.scheduler, role == Role::ControlPlane),
+    ];
+    match listens.into_iter().find(|(_, port, mine)| *mine && !free(*port)) {
+        Some((whose, port, _)) => Err(Failure::preflight(format!(
+            "node {name} cannot start: port {port} of {whose} is taken by another process"
+        ))
+        .hint(format!("see whose it is, and end it: ss -ltnp 'sport = :{port}'"))),
+        None => Ok(()),
+    }
+}
+
 /// Chooses ports for a node; `taken` are those promised to other nodes.
 pub fn choose(role: Role, api_server: Option<u16>, taken: &BTreeSet<u16>) -> Result<Ports> {
     if let (Role::ControlPlane, Some(port)) = (role, api_server) {

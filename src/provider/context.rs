@@ -1,9 +1,12 @@
 //! What the controllers share: the management cluster's client, this host's home and bundle, and their way to write.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::Action;
@@ -44,7 +47,12 @@ pub struct Context {
     pub bundle: PathBuf,
     /// The API server that this provider talks to, as host and port.
     server: (String, u16),
+    /// Secrets that were read lately: a node that starts is looked at several times a second, and its keys do not change.
+    secrets: Arc<Mutex<HashMap<String, (Instant, Secret)>>>,
 }
+
+/// For how long a Secret that was read is taken as it was.
+const RECENT: Duration = Duration::from_secs(2);
 
 impl Context {
     /// A context on the management cluster that `client` reaches at `server`.
@@ -52,7 +60,14 @@ impl Context {
         let reporter = Reporter { controller: "cluster-init-provider-local".into(), instance: None };
         let port = server.port_u16().unwrap_or(443);
         let host = server.host().unwrap_or_default().to_owned();
-        Self { recorder: Recorder::new(client.clone(), reporter), client, home, bundle, server: (host, port) }
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            home,
+            bundle,
+            server: (host, port),
+            secrets: Arc::default(),
+        }
     }
 
     /// The client.
@@ -75,6 +90,28 @@ impl Context {
     pub async fn get<K: Kind>(&self, namespace: &str, name: &str) -> Result<Option<K>> {
         let action = || format!("read {} {namespace}/{name}", K::kind(&()));
         self.api::<K>(namespace).get_opt(name).await.map_err(request(action))
+    }
+
+    /// Reads a Secret, perhaps as it was a moment ago. One that is missing is always looked for.
+    pub async fn recent_secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>> {
+        let key = format!("{namespace}/{name}");
+        let secrets = || self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, secret)) = secrets().get(&key).filter(|(read, _)| read.elapsed() < RECENT) {
+            return Ok(Some(secret.clone()));
+        }
+        let found = self.get::<Secret>(namespace, name).await?;
+        let mut secrets = secrets();
+        secrets.retain(|_, (read, _)| read.elapsed() < RECENT);
+        if let Some(secret) = &found {
+            secrets.insert(key, (Instant::now(), secret.clone()));
+        }
+        Ok(found)
+    }
+
+    /// Has a Secret read anew, because it was written.
+    pub fn forget_secret(&self, namespace: &str, name: &str) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.remove(&format!("{namespace}/{name}"));
     }
 
     /// Lists the objects that carry the given labels.

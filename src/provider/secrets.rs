@@ -110,7 +110,7 @@ pub async fn read_keys(context: &Context, namespace: &str, cluster: &str) -> Res
 }
 
 async fn read_pair(context: &Context, namespace: &str, name: String) -> Result<Option<KeyedCert>> {
-    let Some(secret) = context.get::<Secret>(namespace, &name).await? else { return Ok(None) };
+    let Some(secret) = context.recent_secret(namespace, &name).await? else { return Ok(None) };
     Ok(Some(KeyedCert { cert: required(&secret, "tls.crt")?, key: required(&secret, "tls.key")? }))
 }
 
@@ -166,7 +166,7 @@ pub async fn ensure_kubeconfig(
 
 /// The text of a cluster's kubeconfig Secret.
 pub async fn kubeconfig(context: &Context, namespace: &str, cluster: &str) -> Result<Option<String>> {
-    let secret = context.get::<Secret>(namespace, &kubeconfig_name(cluster)).await?;
+    let secret = context.recent_secret(namespace, &kubeconfig_name(cluster)).await?;
     secret.map(|secret| required(&secret, "value")).transpose()
 }
 
@@ -185,7 +185,7 @@ pub async fn ensure_bootstrap(
         "server": format!("https://{}:{}", endpoint.host, endpoint.port),
     }))
     .map_err(|error| Error::Host(error.into()))?;
-    let found = context.get::<Secret>(owned.namespace, name).await?;
+    let found = context.recent_secret(owned.namespace, name).await?;
     if found.and_then(|secret| required(&secret, "value").ok()).is_some_and(|found| found == text) {
         return Ok(());
     }
@@ -199,7 +199,9 @@ async fn write(context: &Context, owned: &Owned<'_>, name: &str, data: &Value) -
         "type": SECRET_TYPE,
         "data": data,
     });
-    context.apply_new::<Secret>(MANAGER, owned.namespace, name, fields).await.map(drop)
+    let written = context.apply_new::<Secret>(MANAGER, owned.namespace, name, fields).await;
+    context.forget_secret(owned.namespace, name);
+    written.map(drop)
 }
 
 fn required(secret: &Secret, key: &str) -> Result<String> {

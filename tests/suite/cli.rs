@@ -1,8 +1,6 @@
 //! The command line as a user meets it: help, exit codes, messages.
 
-mod support;
-
-use support::Home;
+use crate::support::Home;
 
 #[tokio::test]
 async fn help_names_every_exit_code() {

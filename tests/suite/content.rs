@@ -1,7 +1,6 @@
 //! The repository's content: the chart in both phases, its messages, every component, the environments.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
-mod support;
+use crate::support;
 
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,11 @@
 //! `cluster-init publish` where it cannot: messages and exit codes.
 
-mod support;
+use crate::support;
 
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Ended, Home, ended};
+use crate::support::{Ended, Home, ended};
 
 async fn publish(home: &Home, folder: &Path, args: &[&str]) -> Ended {
     let command = home.command(["publish"].iter().chain(args)).folder(folder);

@@ -1,6 +1,4 @@
 //! What the tests share: a home of their own, the program as a user runs it, and the proof that nothing is left behind.
-#![allow(dead_code, missing_docs, reason = "each test binary uses a part of it")]
-#![allow(clippy::expect_used, clippy::panic, clippy::new_without_default, reason = "a test's way to fail")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,9 +51,20 @@ pub struct Home {
 }
 
 impl Home {
-    /// A fresh home below the system's temporary folder: sockets need short paths.
+    /// A fresh home below the system's temporary folder: sockets need short paths. Unpacked images are shared, for they are
+    /// found by their content.
     pub fn new() -> Self {
-        Self { folder: tempfile::Builder::new().prefix("ci-").tempdir().expect("a temporary folder") }
+        let folder = tempfile::Builder::new().prefix("ci-").tempdir().expect("a temporary folder");
+        let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unpacked");
+        fsx::create_private_dir(&shared).expect("the shared folder");
+        fsx::create_private_dir(&folder.path().join("cache")).expect("the cache");
+        fsx::symlink(&shared, &folder.path().join("cache/unpacked")).expect("a link to the shared folder");
+        Self { folder }
+    }
+
+    /// Where images are unpacked.
+    pub fn unpacked(&self) -> PathBuf {
+        self.path().join("cache/unpacked")
     }
 
     pub fn path(&self) -> &Path {

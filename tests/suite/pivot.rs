@@ -1,8 +1,6 @@
 //! The pivot between two real API servers: everything arrives, nothing is lost wherever it stops, failures roll back.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
-
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,18 +1,17 @@
 //! The bundle as a user meets it: made, listed, verified, broken, repaired, resumed, and pushed to its own registry.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::Home;
 use cluster_init::bundle::{Bundle, Parts};
 use cluster_init::exec::{self, Command};
 use cluster_init::fsx;
 use cluster_init::oci::push::Registry;
 use cluster_init::oci::{Archive, Artifact, Digest, Layout};
-use support::Home;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

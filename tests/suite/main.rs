@@ -1,0 +1,20 @@
+//! Everything that is tested from outside: one program, because linking one is faster than linking ten.
+//!
+//! Tests that need a cluster make it from the suite's bundle, each in a home of its own (see [`support`]).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's way to fail")]
+#![allow(
+    clippy::print_stderr,
+    clippy::new_without_default,
+    missing_docs,
+    reason = "told to whoever reads the test's output"
+)]
+
+mod bundle;
+mod cli;
+mod content;
+mod local;
+mod pivot;
+mod provider;
+mod publish;
+mod story;
+mod support;
