@@ -53,6 +53,7 @@ impl Bench {
         let rendered =
             flux::render(&bundle.tool("kubectl")?, &assembled, &["flux-system", "cert-manager", "capi", "cabpk"])
                 .await?;
+        let rendered: Vec<flux::Rendered> = rendered.into_iter().map(with_defaults).collect();
         let definitions: Vec<String> = rendered
             .iter()
             .filter(|component| component.component != "cert-manager")
@@ -112,6 +113,23 @@ impl Bench {
         program().args(["local", "delete", "bench", "--force"]).run(Duration::from_mins(1)).await?;
         result
     }
+}
+
+/// What Flux does to `${NAME:=default}`.
+fn with_defaults(mut component: flux::Rendered) -> flux::Rendered {
+    for object in &mut component.objects {
+        let text = serde_json::to_string(object).unwrap();
+        let mut parts = text.split("${");
+        let mut replaced = parts.next().unwrap().to_owned();
+        for part in parts {
+            match part.split_once('}').and_then(|(variable, rest)| Some((variable.split_once(":=")?.1, rest))) {
+                Some((default, rest)) => replaced.extend([default, rest]),
+                None => replaced.extend(["${", part]),
+            }
+        }
+        *object = serde_json::from_str(&replaced).unwrap();
+    }
+    component
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

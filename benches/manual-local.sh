@@ -9,7 +9,8 @@ set -euo pipefail
 BIN=$1 MANIFESTS=$2 FOLDER=$3
 pids=()
 finish() {
-	((${#pids[@]})) && kill "${pids[@]}" 2>/dev/null
+	# Without etcd the API server would wait for minutes; nothing of this is needed any more.
+	((${#pids[@]})) && kill -KILL "${pids[@]}" 2>/dev/null
 	wait 2>/dev/null
 }
 trap finish EXIT
