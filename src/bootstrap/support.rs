@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
+use handlebars::Handlebars;
 use kube::api::{Api, DynamicObject, LogParams};
 use serde_json::{Value, json};
 
@@ -25,29 +26,43 @@ pub async fn collect(story: &Story, failure: &Failure) -> Result<PathBuf> {
     fsx::remove_dir(&folder)?;
     fsx::create_private_dir(&folder)?;
     let secrets = Redaction::of(story).await;
-    let mut summary = vec![failure.chain().join("\n  caused by: ")];
+    let mut unread = Vec::new();
     let mut seen: Vec<Snapshot> = Vec::new();
     for side in [story.bootstrap().await.ok(), story.find_management().await.ok().flatten()].into_iter().flatten() {
         let name = side.cluster.name().to_owned();
         match tokio::time::timeout(LIMIT, cluster(side, &folder.join(&name), &secrets)).await {
             Ok(Ok(snapshot)) => seen.push(snapshot),
-            Ok(Err(error)) => summary.push(format!("the {name} cluster was not read: {error}")),
-            Err(_) => summary.push(format!("the {name} cluster did not answer in time")),
+            Ok(Err(error)) => unread.push(format!("the {name} cluster was not read: {error}")),
+            Err(_) => unread.push(format!("the {name} cluster did not answer in time")),
         }
     }
-    if let Some(first) = seen.first()
-        && let Some(found) = blame(first, seen.get(1))
-    {
-        summary.push(format!("\nWhat blocks what, the root cause last:\n{found}"));
-    }
+    let blame = seen.first().and_then(|first| blame(first, seen.get(1))).map(|found| found.to_string());
     for node in node::list(&story.home)? {
         let ours = [MANAGEMENT, &access::name(story.environment.name())].contains(&node.config().cluster.as_str());
         if ours {
             logs_of(&node, &folder.join("nodes"), &secrets)?;
         }
     }
-    fsx::write_private(&folder.join("failure.txt"), secrets.apply(&(summary.join("\n") + "\n")))?;
+    let summary = summary(&json!({
+        "environment": story.environment.name(),
+        "run": story.run.id.0,
+        "version": env!("CARGO_PKG_VERSION"),
+        "chain": failure.chain(),
+        "hints": failure.hints,
+        "blame": blame,
+        "unread": unread,
+    }))?;
+    fsx::write_private(&folder.join("failure.txt"), secrets.apply(&summary))?;
     Ok(folder)
+}
+
+/// The page that is read first.
+fn summary(facts: &Value) -> Result<String> {
+    let mut page = Handlebars::new();
+    // A name that the template has and the facts do not is a mistake of ours; text is text, not HTML.
+    page.set_strict_mode(true);
+    page.register_escape_fn(handlebars::no_escape);
+    page.render_template(include_str!("failure.txt.hbs"), facts).map_err(Failure::from_error)
 }
 
 /// Objects and pod logs of one cluster.
@@ -188,6 +203,27 @@ fn private_keys(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_page_says_what_failed_and_how_to_go_on() {
+        let facts = json!({"environment": "local", "run": "r1", "version": "1.0.0", "chain": ["step flux", "a <b> & \"c\""],
+            "hints": ["look there"], "blame": "release\n  Pod x", "unread": ["the management cluster did not answer in time"]});
+        insta::assert_snapshot!(summary(&facts).unwrap(), @r#"
+        local: run r1 of cluster-init 1.0.0 failed.
+
+        step flux
+          caused by: a <b> & "c"
+          hint: look there
+
+        What blocks what, the root cause last:
+        release
+          Pod x
+
+        the management cluster did not answer in time
+
+        When that is mended, go on with: cluster-init resume local
+        "#);
+    }
 
     #[test]
     fn secrets_are_redacted() {

@@ -45,7 +45,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         .map_err(|error| Failure::usage(format!("there is no folder {}", args.repo.display())).caused_by(error))?;
     let subject =
         Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, skip_checks: args.skip_check };
-    let cancel = stopping();
+    let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
     let ended = bootstrap::bootstrap(Options { home, bundle, subject: subject.clone() }, &events, &cancel).await?;
     report(&subject.environment, &ended, printer)
@@ -54,7 +54,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
 /// Runs `resume`.
 pub async fn resume(args: ResumeArgs, global: &Global, printer: Printer) -> Result<()> {
     let (home, bundle) = places(global)?;
-    let cancel = stopping();
+    let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
     let (environment, ended) = bootstrap::resume(home, bundle, args.env, &events, &cancel).await?;
     report(&environment, &ended, printer)
@@ -71,7 +71,7 @@ pub fn places(global: &Global) -> Result<(Home, PathBuf)> {
 }
 
 /// A token that the first SIGINT or SIGTERM cancels; the second one ends the process at once.
-fn stopping() -> CancellationToken {
+pub fn stopping(goes_on: &'static str) -> CancellationToken {
     let cancel = CancellationToken::new();
     let token = cancel.clone();
     tokio::spawn(async move {
@@ -79,7 +79,7 @@ fn stopping() -> CancellationToken {
         token.cancel();
         ui::narrate("stopping at the next safe point; once more stops at once");
         signal().await;
-        ui::narrate("stopped; the journal is true: cluster-init resume goes on");
+        ui::narrate(&format!("stopped; the journal is true: {goes_on}"));
         #[expect(clippy::exit, reason = "the user asked twice; the journal says what is half done")]
         std::process::exit(i32::from(Kind::Interrupted.exit_code()));
     });

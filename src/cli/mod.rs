@@ -8,6 +8,7 @@ mod kubeconfig;
 mod local;
 mod node;
 mod output;
+mod pivot;
 mod provider;
 mod publish;
 mod status;
@@ -75,6 +76,8 @@ enum Command {
     Bundle(bundle::Command),
     /// Give the management cluster a new revision of the repository.
     Publish(publish::Args),
+    /// Move what Cluster API manages from one cluster to another.
+    Pivot(pivot::Args),
     /// Clusters of plain processes on this host, for direct use.
     #[command(subcommand)]
     Local(local::Command),
@@ -146,6 +149,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Bundle(command) => bundle::run(command, &cli.global, printer).await,
         Command::Provider(command) => provider::run(command, &cli.global, printer).await,
         Command::Publish(args) => publish::run(args, &cli.global, printer).await,
+        Command::Pivot(args) => pivot::run(args, &cli.global, printer).await,
         Command::Local(command) => local::run(command, &cli.global, printer).await,
         Command::Node(args) => node::run(args).await,
         Command::Completions { shell } => {

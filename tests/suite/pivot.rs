@@ -3,16 +3,20 @@
 use crate::support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_init::capi::{self, Phase, Pivot};
 use cluster_init::clock::{Deadline, Look, Wait};
 use cluster_init::event::Events;
+use cluster_init::exec;
 use cluster_init::failure::Kind;
+use cluster_init::fsx;
 use cluster_init::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, reference};
 use cluster_init::saga::{Journal, Scope};
 use kube::api::{DeleteParams, Patch, PatchParams};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -209,6 +213,7 @@ async fn a_pivot_between_two_api_servers() {
     an_interruption_rolls_back(&source, &target).await;
     what_is_not_ready_is_refused(&source, &target).await;
     nothing_is_lost_wherever_it_stops(&source, &target).await;
+    the_command_plans_moves_and_goes_on_after_a_kill(&home, &source, &target).await;
     controllers.abort();
     for name in ["source", "target"] {
         home.run(["local", "delete", name]).await.ok();
@@ -332,4 +337,48 @@ async fn two_clusters() -> (support::Home, Cluster, Cluster) {
     };
     let (source, target) = (connect("bootstrap", "source").await, connect("management", "target").await);
     (home, source, target)
+}
+
+/// `cluster-init pivot`, as a user runs it.
+async fn the_command_plans_moves_and_goes_on_after_a_kill(home: &support::Home, source: &Cluster, target: &Cluster) {
+    populate(source, 5).await;
+    let before = names(source).await;
+    let mut files = Vec::new();
+    for name in ["source", "target"] {
+        let text = home.run(["local", "kubeconfig", name]).await.ok().stdout;
+        let file = home.path().join(name).display().to_string();
+        fsx::write_private(Path::new(&file), text).unwrap();
+        files.push(file);
+    }
+    let pivot = ["pivot", "--kubeconfig", &files[0], "--to-kubeconfig", &files[1]];
+
+    let record = capi::recorded(source).await.unwrap();
+    let nowhere = home.run(["pivot", "--kubeconfig", &files[0], "--to-kubeconfig", &files[0]]).await;
+    assert_eq!(nowhere.code, 2);
+    assert!(nowhere.stderr.contains("lead to the same cluster: there is nowhere to move to"), "{}", nowhere.stderr);
+
+    let plan = home.run(pivot.iter().chain(&["--plan"])).await.ok().stdout;
+    for object in &before {
+        let line = plan.lines().find(|line| line.starts_with(&format!("{object} "))).expect("a line for each object");
+        assert!(line.contains("moves, in group"), "{line}");
+    }
+    assert_eq!(names(source).await, before, "a plan has no effect");
+    assert_eq!(capi::recorded(source).await.unwrap(), record);
+
+    let log = home.path().join("killed.log");
+    let mut killed = home.command(pivot).spawn(&log).unwrap();
+    Wait::new("the first copy", Duration::from_secs(20))
+        .every(Duration::from_millis(2))
+        .until(async || Ok(if names(target).await.is_empty() { Look::Pending("none".into()) } else { Look::Ready(()) }))
+        .await
+        .unwrap();
+    exec::signal(killed.pid().unwrap(), Signal::KILL);
+    killed.wait().await.unwrap();
+
+    let report = home.run(["--output", "json"].iter().chain(&pivot)).await.ok();
+    assert!(report.stdout.contains("\"moved\""), "{}", report.stdout);
+    assert_moved(source, target, &before).await;
+    let nothing = home.run(pivot.iter().chain(&["--plan"])).await.ok();
+    assert!(nothing.stdout.contains("there is nothing to move"), "{}", nothing.stdout);
+    clean(target).await;
 }
