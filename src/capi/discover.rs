@@ -1,5 +1,7 @@
 //! Finds the objects that concern a move.
 
+use std::collections::HashSet;
+
 use futures::{StreamExt, TryStreamExt};
 use kube::api::DynamicObject;
 use kube::core::GroupVersionKind;
@@ -42,6 +44,18 @@ pub(super) async fn list(cluster: &Cluster, kinds: Vec<Kind>) -> Result<Discover
     Ok(Discovery { found })
 }
 
+/// The objects of kinds that are known to be served.
+pub(super) async fn of_kinds(cluster: &Cluster, kinds: &HashSet<GroupVersionKind>) -> Result<Vec<DynamicObject>> {
+    let lists = futures::stream::iter(kinds.iter().map(async |kind| cluster.list(kind, None, None).await));
+    let lists: Vec<Vec<DynamicObject>> = lists.buffer_unordered(PARALLEL).try_collect().await?;
+    Ok(lists.into_iter().flatten().collect())
+}
+
+/// The version in which a definition's objects are stored.
+pub(super) fn storage_version(definition: &DynamicObject) -> Option<&str> {
+    definition.data["spec"]["versions"].as_array()?.iter().find(|v| v["storage"] == true)?["name"].as_str()
+}
+
 /// The kinds that a move looks at.
 pub(super) async fn kinds(cluster: &Cluster) -> Result<Vec<Kind>> {
     let definitions = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
@@ -57,7 +71,7 @@ pub(super) async fn kinds(cluster: &Cluster) -> Result<Vec<Kind>> {
 /// The kind that a definition defines, in its storage version.
 fn kind_of(definition: &DynamicObject) -> Option<Kind> {
     let spec = &definition.data["spec"];
-    let version = spec["versions"].as_array()?.iter().find(|v| v["storage"] == true)?["name"].as_str()?;
+    let version = storage_version(definition)?;
     let labelled = |label: &str| definition.metadata.labels.as_ref().is_some_and(|l| l.contains_key(label));
     Some(Kind {
         gvk: GroupVersionKind::gvk(spec["group"].as_str()?, version, spec["names"]["kind"].as_str()?),

@@ -22,13 +22,43 @@ pub enum Error {
         more: usize,
     },
     /// The target has an object of the same name that this pivot did not make.
-    #[error("{object} exists on the {cluster} cluster already and is not a copy made by this pivot")]
+    #[error("{object} exists on the {cluster} cluster already and is not a copy made by this pivot{by}")]
     Conflict {
         /// The object.
         object: Box<ObjectRef>,
         /// Where.
         cluster: String,
+        /// Who wrote it, in brackets.
+        by: String,
     },
+    /// An object was changed, added or replaced on the source after the point of no return.
+    #[error("{object} was changed on the {cluster} cluster after its copy was verified: {what}")]
+    ChangedLate {
+        /// The object.
+        object: Box<ObjectRef>,
+        /// Where.
+        cluster: String,
+        /// What; never a value.
+        what: String,
+    },
+    /// Another pivot is under way.
+    #[error("another pivot has not ended: {0}")]
+    Other(String),
+    /// The records and the journal cannot all be true.
+    #[error(
+        "the records of the pivot disagree: the source says: {source_says}; the target says: {target_says}; the journal here says: {journal_says}"
+    )]
+    Disagree {
+        /// The source's record.
+        source_says: String,
+        /// The target's record.
+        target_says: String,
+        /// The journal.
+        journal_says: String,
+    },
+    /// The filter names nothing, or too much.
+    #[error("{0}")]
+    Filter(String),
     /// A copy is not what its source is.
     #[error("the copy of {object} differs from its source: {what}{}", others(*more))]
     Differs {
@@ -73,6 +103,15 @@ impl From<Error> for Failure {
             Error::Cluster(error) => error.into(),
             Error::Forbidden { remedy, .. } => Self::new(Kind::Unsafe, message).hint(remedy),
             Error::Conflict { .. } => Self::new(Kind::Unsafe, message).hint("delete it, or find out who made it"),
+            Error::ChangedLate { .. } => Self::new(Kind::Unsafe, message).hint(
+                "make the same change to its copy on the target, or undo it on the source; then run the same command: it goes on",
+            ),
+            Error::Other(_) => Self::new(Kind::Unsafe, message)
+                .hint("run the command that began it again, with the same kubeconfigs: it goes on to its end"),
+            Error::Disagree { .. } => Self::new(Kind::Unsafe, message).hint(
+                "look at ConfigMap default/cluster-init-pivot on both clusters; delete or restore the one that is wrong, then run the same command",
+            ),
+            Error::Filter(_) => Self::usage(message),
             Error::Differs { .. } => Self::failed(message)
                 .hint("something changed the object while it was copied: a controller, a webhook or a person"),
             Error::NoCopy { .. } | Error::Record { .. } => {

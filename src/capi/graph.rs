@@ -6,6 +6,7 @@ use kube::api::DynamicObject;
 use kube::core::GroupVersionKind;
 use serde::{Deserialize, Serialize};
 
+use super::scope::{self, Filter};
 use super::{Discovery, GROUP, MOVE, MOVE_HIERARCHY};
 use crate::k8s::{ObjectRef, reference};
 
@@ -53,14 +54,24 @@ pub struct Node {
     pub object: DynamicObject,
     /// Its name.
     pub reference: ObjectRef,
-    /// Those that own it, by reference or by rule.
+    /// Those that must be there before it: its owners, by reference or by rule.
     pub owners: BTreeSet<Uid>,
-    /// Whether it moves: it is a root, is forced, or descends from a root.
+    /// Those that it belongs to: its owners, but not the class of a Cluster, which others may use too.
+    pub belongs: BTreeSet<Uid>,
+    /// Whether it is moved, or copied and kept.
     pub in_scope: bool,
-    /// Whether others on the source may need it too: cluster-scoped, or descends from a cluster-scoped root.
-    pub global: bool,
-    root: bool,
-    namespaced: bool,
+    /// Why it is kept on the source after it was copied; `None` when it moves.
+    pub kept: Option<String>,
+    pub(super) root: bool,
+    pub(super) forced: bool,
+    pub(super) namespaced: bool,
+}
+
+impl Node {
+    /// Whether it is a Cluster of Cluster API.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.reference.group() == GROUP && self.reference.kind == "Cluster"
+    }
 }
 
 /// The objects of a cluster that concern a move.
@@ -73,8 +84,13 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Builds the graph of what was discovered.
+    /// Builds the graph of what was discovered, everything in scope.
     pub fn of(discovery: &Discovery) -> Self {
+        Self::filtered(discovery, &Filter::default())
+    }
+
+    /// Builds the graph of what was discovered; only what the filter wants is in scope.
+    pub fn filtered(discovery: &Discovery, filter: &Filter) -> Self {
         let mut graph = Self::default();
         for (kind, objects) in &discovery.found {
             for object in objects {
@@ -88,19 +104,22 @@ impl Graph {
             }
         }
         graph.add_soft_owners();
-        graph.mark_scope();
+        scope::mark(&mut graph, filter);
         graph
     }
 
     fn add(&mut self, kind: &Kind, object: DynamicObject) {
         let labelled = |label: &str| object.metadata.labels.as_ref().is_some_and(|l| l.contains_key(label));
-        let root = kind.root() || labelled(MOVE_HIERARCHY);
+        let owners: BTreeSet<Uid> =
+            object.metadata.owner_references.iter().flatten().map(|o| Uid(o.uid.clone())).collect();
         let node = Node {
             reference: reference(&object),
-            owners: object.metadata.owner_references.iter().flatten().map(|o| Uid(o.uid.clone())).collect(),
-            in_scope: root || kind.forced || labelled(MOVE),
-            global: !kind.namespaced,
-            root,
+            belongs: owners.clone(),
+            owners,
+            in_scope: false,
+            kept: None,
+            root: kind.root() || labelled(MOVE_HIERARCHY),
+            forced: kind.forced || labelled(MOVE),
             namespaced: kind.namespaced,
             object,
         };
@@ -109,7 +128,8 @@ impl Graph {
 
     /// Adds the owners that Cluster API knows by name only.
     fn add_soft_owners(&mut self) {
-        let mut edges: Vec<(Uid, Uid)> = Vec::new();
+        // What is owned, by whom, and whether it belongs to that owner.
+        let mut edges: Vec<(Uid, Uid, bool)> = Vec::new();
         for (cluster_uid, cluster) in self.of_kind(GROUP, "Cluster") {
             let (namespace, name) = (&cluster.reference.namespace, &cluster.reference.name);
             for (uid, node) in self.of_kind("", "Secret") {
@@ -118,12 +138,12 @@ impl Graph {
                     && node.owners.is_empty()
                     && matches!(suffix, "-kubeconfig" | "-ca" | "-etcd" | "-sa" | "-proxy")
                 {
-                    edges.push((uid.clone(), cluster_uid.clone()));
+                    edges.push((uid.clone(), cluster_uid.clone(), true));
                 }
             }
             for (uid, node) in self.of_kind("addons.cluster.x-k8s.io", "ClusterResourceSetBinding") {
                 if node.reference.namespace == *namespace && node.object.data["spec"]["clusterName"] == name.as_str() {
-                    edges.push((uid.clone(), cluster_uid.clone()));
+                    edges.push((uid.clone(), cluster_uid.clone(), true));
                 }
             }
             let class = &cluster.object.data["spec"]["topology"]["classRef"];
@@ -132,46 +152,42 @@ impl Graph {
                 if class["name"] == node.reference.name.as_str()
                     && node.reference.namespace.as_deref() == class_namespace
                 {
-                    edges.push((cluster_uid.clone(), uid.clone()));
+                    edges.push((cluster_uid.clone(), uid.clone(), false));
                 }
             }
         }
-        for (owned, owner) in edges {
+        for (owned, owner, belongs) in edges {
             if let Some(node) = self.nodes.get_mut(&owned) {
+                if belongs {
+                    // A binding belongs to its Cluster, not to the resource sets that own it and that others use too.
+                    node.belongs = BTreeSet::from([owner.clone()]);
+                }
                 node.owners.insert(owner);
             }
         }
     }
 
-    fn of_kind(&self, group: &str, kind: &str) -> impl Iterator<Item = (&Uid, &Node)> {
+    /// The nodes of a kind.
+    pub(super) fn of_kind(&self, group: &str, kind: &str) -> impl Iterator<Item = (&Uid, &Node)> {
         self.nodes.iter().filter(move |(_, n)| n.reference.group() == group && n.reference.kind == kind)
     }
 
-    /// Spreads scope and globality from roots to all that descends from them.
-    fn mark_scope(&mut self) {
+    /// All that the given nodes own, at any distance, and themselves.
+    pub(super) fn descendants<'a>(&'a self, of: impl IntoIterator<Item = &'a Uid>) -> BTreeSet<Uid> {
         let mut owned: BTreeMap<&Uid, Vec<&Uid>> = BTreeMap::new();
         for (uid, node) in &self.nodes {
-            for owner in &node.owners {
+            for owner in &node.belongs {
                 owned.entry(owner).or_default().push(uid);
             }
         }
-        let reach = |start: Vec<&Uid>| {
-            let mut seen: BTreeSet<Uid> = BTreeSet::new();
-            let mut open = start;
-            while let Some(uid) = open.pop() {
-                if seen.insert(uid.clone()) {
-                    open.extend(owned.get(uid).into_iter().flatten());
-                }
+        let mut seen: BTreeSet<Uid> = BTreeSet::new();
+        let mut open: Vec<&Uid> = of.into_iter().collect();
+        while let Some(uid) = open.pop() {
+            if seen.insert(uid.clone()) {
+                open.extend(owned.get(uid).into_iter().flatten());
             }
-            seen
-        };
-        let roots = self.nodes.iter().filter(|(_, n)| n.root);
-        let in_scope = reach(roots.clone().map(|(uid, _)| uid).collect());
-        let global = reach(roots.filter(|(_, n)| !n.namespaced).map(|(uid, _)| uid).collect());
-        for (uid, node) in &mut self.nodes {
-            node.in_scope |= in_scope.contains(uid);
-            node.global |= global.contains(uid);
         }
+        seen
     }
 
     /// The objects that move, group by group, owners before what they own; and those whose owners never come.

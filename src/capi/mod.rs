@@ -12,20 +12,22 @@
 mod discover;
 mod error;
 mod graph;
+mod obstacle;
 mod parity;
 mod pivot;
 mod plan;
-mod record;
+mod scope;
 mod summary;
-mod transfer;
+#[cfg(test)]
+mod tests;
 
 pub use discover::{Discovery, discover};
 pub use error::{Error, Result};
 pub use graph::{Graph, Kind, Node, Uid};
-pub use parity::differences;
-pub use pivot::{Pivot, Report};
-pub use plan::{Item, Plan, Verdict, plan};
-pub use record::{Phase, Record, recorded};
+pub use parity::{Differences, differences};
+pub use pivot::{Fence, Holder, Options, Phase, Pivot, Record, Report, identity, recorded};
+pub use plan::{Facts, Item, Plan, Verdict, plan};
+pub use scope::Filter;
 pub use summary::{Machine, Summary, summary};
 
 /// Marks what a pivot paused or copied: its value is the pivot's id.

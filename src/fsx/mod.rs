@@ -140,6 +140,11 @@ pub fn symlink(target: &Path, link: &Path) -> Result<()> {
     std::os::unix::fs::symlink(target, link).map_err(on("link", link))
 }
 
+/// What a symbolic link says.
+pub fn link(path: &Path) -> Result<PathBuf> {
+    fs::read_link(path).map_err(on("read", path))
+}
+
 /// Makes a second name for a file.
 pub fn hard_link(file: &Path, name: &Path) -> Result<()> {
     fs::hard_link(file, name).map_err(on("link", name))

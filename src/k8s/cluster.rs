@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::client::{Client, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
 
+use super::writes::Writes;
 use super::{Error, MANAGER, ObjectRef, Result, apply_order, readiness, reference};
 use crate::clock::{Deadline, Look, Wait};
 use crate::failure::Failure;
@@ -26,6 +27,7 @@ pub struct Cluster {
     name: String,
     client: Client,
     kinds: Arc<Mutex<HashMap<GroupVersionKind, (ApiResource, bool)>>>,
+    writes: Writes,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -58,13 +60,20 @@ impl Cluster {
         config.connect_timeout = Some(Duration::from_secs(10));
         config.read_timeout = Some(Duration::from_mins(5));
         direct(&mut config);
-        let client = Client::try_from(config).map_err(|e| fail(e.to_string()))?;
-        Ok(Self::from_client(name, client))
+        let writes = Writes::default();
+        let builder = ClientBuilder::try_from(config).map_err(|e| fail(e.to_string()))?;
+        let client = builder.with_layer(&writes).build();
+        Ok(Self { writes, ..Self::from_client(name, client) })
     }
 
     /// Wraps a client that exists already.
     pub fn from_client(name: &str, client: Client) -> Self {
-        Self { name: name.to_owned(), client, kinds: Arc::default() }
+        Self { name: name.to_owned(), client, kinds: Arc::default(), writes: Writes::default() }
+    }
+
+    /// How many requests have changed it.
+    pub fn writes(&self) -> u64 {
+        self.writes.count()
     }
 
     /// The cluster's name in messages.

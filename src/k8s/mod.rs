@@ -8,9 +8,10 @@ mod error;
 mod manifest;
 mod object;
 mod ready;
+mod writes;
 
 pub use cluster::{Cluster, own_config};
-pub use error::{Error, Result};
+pub use error::{Error, Result, reason};
 pub use manifest::{apply_order, parse};
 pub use object::{ObjectRef, condition, reference};
 pub use ready::{Readiness, readiness};

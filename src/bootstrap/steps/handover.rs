@@ -55,8 +55,8 @@ impl Step<Story> for Move {
                     .collect();
                 scope.events.note(format!(
                     "{} objects moved, {} kept: {}",
-                    report.moved,
-                    report.kept,
+                    report.moved.len(),
+                    report.kept.len(),
                     phases.join(", ")
                 ));
                 Ok(())
