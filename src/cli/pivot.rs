@@ -94,7 +94,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         return Ok(plan.check()?);
     }
     let report = pivot.run().await?;
-    printer.value(&report, told)
+    printer.last(&report, told)
 }
 
 /// Refuses to move a cluster's objects to itself.

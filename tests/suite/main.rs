@@ -12,9 +12,11 @@
 mod bundle;
 mod cli;
 mod content;
+mod kill_matrix;
 mod local;
 mod pivot;
 mod provider;
 mod publish;
+mod seed;
 mod story;
 mod support;
