@@ -9,12 +9,14 @@
     reason = "told to whoever reads the test's output"
 )]
 
+mod arena;
 mod bundle;
 mod cli;
 mod content;
 mod kill_matrix;
 mod local;
 mod pivot;
+mod pivot_trouble;
 mod provider;
 mod publish;
 mod seed;

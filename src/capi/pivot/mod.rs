@@ -30,6 +30,7 @@ use std::time::Duration;
 use futures::TryFutureExt;
 use kube::api::DynamicObject;
 use serde::Serialize;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::agree::{Decision, decide};
@@ -38,7 +39,7 @@ use self::fence::Sides;
 use self::pace::{Pace, each};
 use self::record::Seen;
 use self::verify::Verified;
-use super::graph::{Graph, Uid};
+use super::graph::{Graph, Kind, Uid};
 use super::plan::{Facts, Item, Plan};
 use super::{Error, Filter, discover};
 use crate::clock::{Deadline, Look, Stopwatch};
@@ -69,6 +70,8 @@ pub struct Pivot<'a> {
     options: Options,
     scope: &'a Scope,
     pace: Pace,
+    /// The kinds that are looked at: definitions are large, and read once.
+    kinds: OnceCell<Vec<Kind>>,
 }
 
 /// What a pivot did.
@@ -102,7 +105,14 @@ impl<'a> Pivot<'a> {
     /// A pivot with an id that stays the same when it is run again.
     pub fn new(source: &'a Cluster, target: &'a Cluster, id: &str, scope: &'a Scope) -> Self {
         let sides = Sides { source, target };
-        Self { sides, id: id.to_owned(), options: Options::default(), scope, pace: Pace::default() }
+        Self {
+            sides,
+            id: id.to_owned(),
+            options: Options::default(),
+            scope,
+            pace: Pace::default(),
+            kinds: OnceCell::new(),
+        }
     }
 
     /// Does it in another way than by default.
@@ -237,7 +247,7 @@ impl<'a> Pivot<'a> {
         let _heart = lock::Heart::start(self.sides.source, self.sides.target);
         let work = async {
             claimed?;
-            self.copy_and_verify(&mut record, &facts, report).await
+            self.copy_and_verify(&mut record, &facts, before.is_none(), report).await
         };
         match work.await {
             Ok((plan, verified)) => {
@@ -256,11 +266,12 @@ impl<'a> Pivot<'a> {
         &self,
         record: &mut Record,
         facts: &Facts,
+        again: bool,
         report: &mut Report,
     ) -> Result<(Plan, Verified)> {
         let (graph, mut plan) = self.timed(report, "fence", self.hold(record, facts)).await?;
         plan.check()?;
-        self.timed(report, "copy", self.copy(&graph, &plan, record)).await?;
+        self.timed(report, "copy", self.copy(&graph, &plan, record, again)).await?;
         let verified = self.timed(report, "verify", self.verify(&mut plan)).await?;
         Ok((plan, verified))
     }
@@ -315,7 +326,9 @@ impl<'a> Pivot<'a> {
     }
 
     async fn graph(&self) -> Result<Graph> {
-        Ok(Graph::filtered(&discover(self.sides.source).await?, &self.options.filter))
+        let source = self.sides.source;
+        let kinds = self.kinds.get_or_try_init(|| discover::kinds(source)).map_err(Failure::from).await?;
+        Ok(Graph::filtered(&discover::list(source, kinds.clone()).await?, &self.options.filter))
     }
 
     async fn look(&self) -> Result<(Graph, Facts, Plan)> {
@@ -373,13 +386,14 @@ impl<'a> Pivot<'a> {
             .await
     }
 
-    async fn copy(&self, graph: &Graph, plan: &Plan, record: &Record) -> Result<()> {
+    async fn copy(&self, graph: &Graph, plan: &Plan, record: &Record, again: bool) -> Result<()> {
         let target = self.sides.target;
         // A request that is given up may still be served, after the rollback has looked: so none is given up.
         let scope = self.uninterrupted(self.scope.deadline);
         let namespaces: BTreeSet<&str> = plan.copied().filter_map(|i| i.object.namespace.as_deref()).collect();
         each(&self.pace, namespaces, async |name| copy::namespace(&scope, &self.pace, target, name).await).await?;
-        let there = self.index(target, plan).await?;
+        // What an earlier execution copied, and what is shared; else the plan has seen that there is nothing.
+        let there = if again { self.index(target, plan).await? } else { Index::new() };
         let originals = fence::originals(&record.fence);
         let known: Mutex<(BTreeMap<Uid, Uid>, BTreeSet<Uid>)> = Mutex::default();
         let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -454,7 +468,7 @@ impl<'a> Pivot<'a> {
         let mut scope = scope.clone();
         scope.deadline = scope.deadline.at_most(ROLLBACK / 2);
         let graph = patiently(&scope, &self.pace, format!("the {} cluster to answer", target.name()), async || {
-            Ok(Graph::of(&discover(target).await?))
+            Ok(Graph::of(&discover::discover(target).await?))
         })
         .await?;
         let ours = copy::ours(graph.nodes.values().map(|node| &node.object), &self.id);

@@ -1,0 +1,144 @@
+//! Pivots that somebody disturbs: a change at the wrong moment, a second pivot, a source that must be as it was.
+
+use std::time::Duration;
+
+use cluster_init::clock::{Look, Wait};
+use cluster_init::exec;
+use cluster_init::k8s::{Cluster, DynamicObject, ObjectRef, reference};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::arena::{Arena, WORKERS, state};
+use crate::{kill_matrix, seed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pivots_that_are_disturbed_lose_nothing() {
+    let arena = Arena::new().await;
+    seed::populate(&arena.clusters[0], WORKERS).await;
+    what_is_changed_after_the_point_of_no_return_is_not_deleted(&arena).await;
+    a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(&arena).await;
+    a_webhook_that_refuses_is_met_before_anything_is_touched(&arena).await;
+    seed::clear(&arena.clusters[1]).await;
+    kill_matrix::sample(&arena).await;
+    arena.end().await;
+}
+
+fn machine(name: &str) -> ObjectRef {
+    ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Machine", "default", name)
+}
+
+async fn what_is_changed_after_the_point_of_no_return_is_not_deleted(arena: &Arena) {
+    let [source, target] = &arena.clusters;
+    let before = state(source).await;
+    assert!(arena.kill(0, "outcome:pivot:commit:after").await);
+    assert_eq!(state(source).await.len(), before.len(), "nothing is deleted yet");
+
+    let label = |value: Value| json!({"metadata": {"labels": {"late": value}}});
+    source.merge(&machine("big-md-0"), &label(json!("yes"))).await.unwrap();
+    let refused = arena.run(0).await;
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("Machine default/big-md-0 was changed on the source cluster after its copy was verified: metadata.labels.late"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(state(source).await.len(), before.len(), "nothing is deleted");
+    let backwards = arena.run(1).await;
+    assert_eq!(backwards.code, 7, "{}", backwards.stderr);
+    assert!(backwards.stderr.contains("another pivot has not ended: pivot "), "{}", backwards.stderr);
+
+    // The same change on the copy: nothing is lost any more.
+    target.merge(&machine("big-md-0"), &label(json!("yes"))).await.unwrap();
+    arena.run(0).await.ok();
+    assert_eq!(state(source).await.len(), 0);
+    assert_eq!(state(target).await.len(), before.len());
+    seed::restore_status(target, WORKERS).await;
+}
+
+async fn a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(arena: &Arena) {
+    let [target, source] = &arena.clusters;
+    let blocking = "clusterctl.cluster.x-k8s.io/block-move";
+    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: ""}}})).await.unwrap();
+    let before = everything(source).await;
+    let log = arena.home.path().join("first.log");
+    let mut first = arena.pivot(1).spawn(&log).unwrap();
+    let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", "default", "big");
+    Wait::new("the first pivot to pause the Cluster", Duration::from_secs(30))
+        .until(async || {
+            let paused = source.get(&cluster).await?.is_some_and(|o| o.data["spec"]["paused"] == true);
+            Ok(if paused { Look::Ready(()) } else { Look::Pending("it is not paused".into()) })
+        })
+        .await
+        .unwrap();
+
+    let second = arena.run(1).await;
+    assert_eq!(second.code, 3, "{}", second.stderr);
+    let pid = first.pid().unwrap();
+    assert!(second.stderr.contains("a pivot between these clusters is already running: pivot "), "{}", second.stderr);
+    assert!(second.stderr.contains(&format!("copying, of process {pid} on ")), "{}", second.stderr);
+
+    exec::signal(pid, Signal::INT);
+    let status = tokio::time::timeout(Duration::from_secs(60), first.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(5), "interrupted");
+    assert_eq!(state(target).await.len(), 0, "no copy is left");
+    let after = everything(source).await;
+    for (old, new) in before.iter().zip(&after) {
+        assert_eq!(old, new, "the source is exactly as it was");
+    }
+    assert_eq!(before.len(), after.len());
+    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: null}}})).await.unwrap();
+}
+
+/// Whole objects, but for what counts their writes.
+async fn everything(cluster: &Cluster) -> Vec<Value> {
+    let found = cluster_init::capi::discover(cluster).await.unwrap();
+    let whole = |object: &DynamicObject| {
+        let mut object = object.clone();
+        object.metadata.resource_version = None;
+        object.metadata.generation = None;
+        serde_json::to_value(&object).unwrap()
+    };
+    let of_the_test = |object: &&DynamicObject| {
+        let name = reference(object);
+        name.namespace.as_deref() == Some("default") && name.name != "cluster-init-pivot"
+    };
+    found.objects().filter(of_the_test).map(whole).collect()
+}
+
+async fn a_webhook_that_refuses_is_met_before_anything_is_touched(arena: &Arena) {
+    let [target, source] = &arena.clusters;
+    let before = everything(source).await;
+    // Nobody answers there, which refuses every Machine; a policy says so at once.
+    let policy: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "no-machines"},
+        "spec": {"failurePolicy": "Fail", "validations": [{"expression": "false", "message": "no machines here"}],
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["cluster.x-k8s.io"], "apiVersions": ["*"],
+                "operations": ["CREATE"], "resources": ["machines"]}]}}}))
+    .unwrap();
+    let binding: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "no-machines"}, "spec": {"policyName": "no-machines", "validationActions": ["Deny"]}}))
+    .unwrap();
+    target.apply(&policy).await.unwrap();
+    target.apply(&binding).await.unwrap();
+    let mut refused = arena.run(1).await;
+    for _ in 0..20 {
+        // A policy takes effect a moment after it was made; until then the move succeeds, and goes back.
+        if refused.code != 0 {
+            break;
+        }
+        seed::restore_status(target, WORKERS).await;
+        assert_eq!(arena.run(0).await.code, 0);
+        seed::restore_status(source, WORKERS).await;
+        refused = arena.run(1).await;
+    }
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("the target refuses it"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("no machines here"), "{}", refused.stderr);
+    assert_eq!(everything(source).await.len(), before.len());
+    assert_eq!(state(target).await.len(), 0);
+    for object in [&binding, &policy] {
+        target.delete(&reference(object), &kube::api::DeleteParams::default()).await.unwrap();
+    }
+}
