@@ -135,7 +135,7 @@ fn row(item: &Item) -> Vec<String> {
 
 fn told(report: &Report) -> String {
     if report.phases.is_empty() {
-        return "it was done already".into();
+        return report.remarks.first().cloned().unwrap_or_else(|| "it was done already".into());
     }
     let millis: u64 = report.phases.iter().map(|(_, ms)| ms).sum();
     let phases: Vec<String> =

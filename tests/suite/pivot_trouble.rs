@@ -18,7 +18,8 @@ async fn pivots_that_are_disturbed_lose_nothing() {
     what_is_changed_after_the_point_of_no_return_is_not_deleted(&arena).await;
     a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(&arena).await;
     a_webhook_that_refuses_is_met_before_anything_is_touched(&arena).await;
-    seed::clear(&arena.clusters[1]).await;
+    providers_are_stopped_and_started_again(&arena).await;
+    seed::clear(&arena.clusters[0]).await;
     kill_matrix::sample(&arena).await;
     arena.end().await;
 }
@@ -140,5 +141,48 @@ async fn a_webhook_that_refuses_is_met_before_anything_is_touched(arena: &Arena)
     assert_eq!(state(target).await.len(), 0);
     for object in [&binding, &policy] {
         target.delete(&reference(object), &kube::api::DeleteParams::default()).await.unwrap();
+    }
+}
+
+async fn providers_are_stopped_and_started_again(arena: &Arena) {
+    let [target, source] = &arena.clusters;
+    let before = state(source).await;
+    let labels = json!({"cluster.x-k8s.io/provider": "cluster-api"});
+    let deployment: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "manager", "namespace": "default", "labels": labels},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "manager"}}, "template": {
+            "metadata": {"labels": {"app": "manager"}},
+            "spec": {"containers": [{"name": "manager", "image": "example.org/manager:v1.2.3"}]}}}}))
+    .unwrap();
+    // Its service does not exist: without the fence, nothing could be deleted.
+    let webhook: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "guard", "labels": labels},
+        "webhooks": [{"name": "guard.example.org", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"service": {"name": "guard", "namespace": "default"}}, "failurePolicy": "Fail",
+            "rules": [{"apiGroups": ["cluster.x-k8s.io"], "apiVersions": ["*"], "operations": ["DELETE"],
+                "resources": ["machines"]}]}]}))
+    .unwrap();
+    for object in [&deployment, &webhook] {
+        source.apply(object).await.unwrap();
+    }
+    let lacking = arena.run(1).await;
+    assert_eq!(lacking.code, 7, "{}", lacking.stderr);
+    assert!(lacking.stderr.contains("provider cluster-api does not run on the target"), "{}", lacking.stderr);
+    let mut there = deployment.clone();
+    there.data["spec"]["replicas"] = json!(0);
+    target.apply(&there).await.unwrap();
+
+    let command = arena.pivot(1).args(["--fence", "stop"]);
+    crate::support::ended(command.run(Duration::from_mins(2)).await).ok();
+    assert!(state(target).await.keys().eq(before.keys()));
+    let live = source.get(&reference(&deployment)).await.unwrap().unwrap();
+    assert_eq!(live.data["spec"]["replicas"], 2, "the providers run again");
+    let live = source.get(&reference(&webhook)).await.unwrap().unwrap();
+    assert_eq!(live.data["webhooks"][0]["name"], "guard.example.org");
+    assert!(live.metadata.annotations.is_none_or(|a| a.is_empty()));
+    for (cluster, object) in [(source, &webhook), (source, &deployment), (target, &deployment)] {
+        cluster.delete(&reference(object), &kube::api::DeleteParams::default()).await.unwrap();
     }
 }

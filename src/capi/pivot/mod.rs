@@ -133,14 +133,20 @@ impl<'a> Pivot<'a> {
         let written = self.written();
         let Some((claim, before)) = self.claim().await? else { return Ok(report) };
         let (record, verified) = match claim.phase {
-            Phase::Copying => {
-                let (record, verified) = self.copied(claim, before, &mut report).await?;
-                (record, Some(verified))
-            }
+            Phase::Copying => match self.copied(claim, before, &mut report).await? {
+                Some((record, verified)) => (record, Some(verified)),
+                None => {
+                    report.remarks.push("there is nothing to move".into());
+                    return Ok(report);
+                }
+            },
             _ => (claim, None),
         };
         let _heart = lock::Heart::start(self.sides.source, self.sides.target);
-        self.forward(&record, verified, &mut report).await?;
+        let forward = self.forward(&record, verified, &mut report).await;
+        forward.map_err(|failure| {
+            failure.hint("every object has a verified copy, nothing is lost: the same command goes on from here")
+        })?;
         report.moved = record.plan.moved().map(|item| item.object.clone()).collect();
         let kept = record.plan.copied().filter(|item| matches!(item.verdict, super::Verdict::Keep { .. }));
         report.kept = kept.map(|item| item.object.clone()).collect();
@@ -220,21 +226,22 @@ impl<'a> Pivot<'a> {
         }
     }
 
-    /// Everything up to the point of no return; a failure rolls back.
+    /// Everything up to the point of no return; a failure rolls back. `None` when there is nothing to move.
     async fn copied(
         &self,
         mut record: Record,
         before: Option<[Option<Seen>; 2]>,
         report: &mut Report,
-    ) -> Result<(Record, Verified)> {
+    ) -> Result<Option<(Record, Verified)>> {
         let first = async {
             let (graph, facts, plan) = self.look().await?;
             plan.check()?;
             let fence = self.fence(&graph, &plan).await?;
-            Ok((facts, fence))
+            Ok((facts, fence, plan.copied().next().is_none()))
         };
         let (facts, more) = match first.await {
-            Ok(looked) => looked,
+            Ok((_, _, true)) if before.is_some() => return Ok(None),
+            Ok((facts, fence, _)) => (facts, fence),
             // Nothing has been touched, unless an earlier execution did.
             Err(failure) if before.is_some() => return Err(failure),
             Err(failure) => return Err(self.roll_back(&record, failure).await),
@@ -256,7 +263,7 @@ impl<'a> Pivot<'a> {
                 // The target's record decides. Should its writing fail without telling whether it happened, the next
                 // run will see.
                 self.timed(report, "commit", self.write_both(&record, true)).await?;
-                Ok((record, verified))
+                Ok(Some((record, verified)))
             }
             Err(failure) => Err(self.roll_back(&record, failure).await),
         }
@@ -272,7 +279,7 @@ impl<'a> Pivot<'a> {
         let (graph, mut plan) = self.timed(report, "fence", self.hold(record, facts)).await?;
         plan.check()?;
         self.timed(report, "copy", self.copy(&graph, &plan, record, again)).await?;
-        let verified = self.timed(report, "verify", self.verify(&mut plan)).await?;
+        let verified = self.timed(report, "verify", self.verify(&mut plan, facts)).await?;
         Ok((plan, verified))
     }
 

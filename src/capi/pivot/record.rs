@@ -136,10 +136,16 @@ pub(super) async fn claim(cluster: &Cluster, record: &Record, before: Option<&Se
 
 /// Writes the record of a pivot that is ours, and still is: a process that was frozen may have been replaced.
 pub(super) async fn write(cluster: &Cluster, record: &Record) -> Result<()> {
-    let before = seen(cluster).await?;
-    match &before {
-        Some(seen) if seen.record.holder != record.holder => Err(Error::Other(seen.record.line())),
-        before => claim(cluster, record, before.as_ref()).await,
+    loop {
+        let before = seen(cluster).await?;
+        if let Some(seen) = before.as_ref().filter(|seen| seen.record.holder != record.holder) {
+            return Err(Error::Other(seen.record.line()));
+        }
+        match claim(cluster, record, before.as_ref()).await {
+            // Our own pulse was faster.
+            Err(Error::Cluster(error)) if error.conflict() => {}
+            result => return result,
+        }
     }
 }
 

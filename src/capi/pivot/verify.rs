@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::copy::mark;
 use super::{Index, Pivot};
 use crate::capi::graph::{Graph, Uid};
-use crate::capi::plan::{Item, Plan};
+use crate::capi::plan::{Facts, Item, Plan, Verdict};
 use crate::capi::{BLOCK_MOVE, Differences, Error, differences, parity};
 use crate::clock::Look;
 use crate::failure::Result;
@@ -50,7 +49,7 @@ impl Verified {
 
 impl Pivot<'_> {
     /// Compares every copy with its source, both as they are now; notes the versions that were compared.
-    pub(super) async fn verify(&self, plan: &mut Plan) -> Result<Verified> {
+    pub(super) async fn verify(&self, plan: &mut Plan, facts: &Facts) -> Result<Verified> {
         let graph = self.unblocked(plan).await?;
         let planned: BTreeSet<&Uid> = plan.copied().map(|item| &item.uid).collect();
         if let Some(new) = appeared(&graph, &planned).first() {
@@ -64,11 +63,8 @@ impl Pivot<'_> {
         let sources = graph.nodes.into_values().map(|node| (node.reference, node.object)).collect();
         let verified = Verified::of(sources, self.index(self.sides.target, plan).await?);
         // What the target had before is its own.
-        let foreign = |item: &Item| {
-            let copy = verified.copies.get(&item.object);
-            matches!(item.verdict, crate::capi::Verdict::Keep { .. })
-                && copy.is_some_and(|copy| mark(copy).is_none() && copy.metadata.owner_references.is_none())
-        };
+        let foreign =
+            |item: &Item| matches!(item.verdict, Verdict::Keep { .. }) && facts.existing.contains(&item.object);
         let objection = |item: &Item| if foreign(item) { None } else { verified.objection(item) };
         let mut differing = plan.copied().filter_map(|item| Some((item, objection(item)?)));
         if let Some((item, what)) = differing.next() {
