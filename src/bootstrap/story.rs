@@ -196,9 +196,17 @@ impl Story {
         if fsx::read_text_if_present(&self.run.kubeconfig())?.is_none() {
             return Ok(false);
         }
+        let done =
+            |record: Option<capi::Record>| record.is_some_and(|r| r.phase == Phase::Done && r.id == self.run.id.0);
+        // The bootstrap cluster is told first that the pivot is done. The management cluster is asked only when the other
+        // is gone: on a run that goes on, its API server may not have started yet.
+        if let Ok(bootstrap) = self.bootstrap().await
+            && let Ok(record) = capi::recorded(&bootstrap.cluster).await
+        {
+            return Ok(done(record));
+        }
         let side = self.management().await?;
-        let record = capi::recorded(&side.cluster).await.map_err(Failure::from)?;
-        Ok(record.is_some_and(|record| record.phase == Phase::Done && record.id == self.run.id.0))
+        Ok(done(capi::recorded(&side.cluster).await.map_err(Failure::from)?))
     }
 
     /// Whether the pivot has begun: Flux on the bootstrap cluster is held, so what it deployed must not be waited for.

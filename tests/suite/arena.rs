@@ -53,6 +53,13 @@ impl Arena {
         support::ended(self.pivot(from).run(Duration::from_mins(2)).await)
     }
 
+    /// The same from another machine: with the two kubeconfigs, and without the journal.
+    pub async fn run_elsewhere(&self, from: usize) -> support::Ended {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let command = self.pivot(from).env("CLUSTER_INIT_HOME", elsewhere.path());
+        support::ended(command.run(Duration::from_mins(2)).await)
+    }
+
     /// Takes both clusters away.
     pub async fn end(self) {
         for name in ["left", "right"] {

@@ -33,7 +33,7 @@ async fn matrix(arena: &Arena, step: usize) -> Tally {
             let (source, target) = (state(&arena.clusters[from]).await, state(&arena.clusters[1 - from]).await);
             let there = |name: &&ObjectRef| source.contains_key(*name) || target.contains_key(*name);
             tally.lost += expected.keys().filter(|name| !there(name)).count();
-            let again = arena.run(from).await;
+            let again = if side == "after" { arena.run_elsewhere(from).await } else { arena.run(from).await };
             assert_eq!(again.code, 0, "after a kill {side} write {write}:\n{}", again.stderr);
             let (source, target) = (state(&arena.clusters[from]).await, state(&arena.clusters[1 - from]).await);
             for (name, wanted) in &expected {

@@ -30,6 +30,15 @@ const BLOWS: [(&str, Blow); 5] = [
     ("pivot", Blow::Kill),
 ];
 
+/// The moments of the pivot at which the process is killed, each time in the run that goes on after the one before.
+const MOMENTS: [&str; 5] = [
+    "outcome:pivot:fence:after",
+    "outcome:pivot:copy:after",
+    "intent:pivot:commit:after",
+    "outcome:pivot:commit:after",
+    "outcome:pivot:delete:after",
+];
+
 /// A repository of the project's content, as a user has it.
 struct Repository(PathBuf);
 
@@ -154,8 +163,17 @@ async fn a_battered_bootstrap_reaches_its_goal_and_day_two_works() {
             Blow::Kill => {}
         }
     }
+    let daemons = daemons(&run).await;
+    for moment in MOMENTS {
+        let log = home.path().join("moment.log");
+        let mut child = run.command(&["resume"]).env("CLUSTER_INIT_CRASH_AT", moment).spawn(&log).unwrap();
+        let status = tokio::time::timeout(Duration::from_mins(3), child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), None, "killed at {moment}:\n{}", fsx::read_text(&log).unwrap());
+    }
     let ended = run.run(&["resume"]).await.ok();
     assert!(ended.stderr.contains("local manages itself now"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the same 2 machines as before the pivot"), "{}", ended.stderr);
+    assert_eq!(self::daemons(&run).await, daemons, "no daemon was restarted");
 
     let management = its_own_master(&run).await;
     day_two(&run, &management).await;
@@ -189,6 +207,15 @@ async fn while_it_runs(run: &Run<'_>, pid: u32) {
         delete.stderr
     );
     assert!(delete.stderr.contains("cluster-init local delete local-bootstrap --force"), "{}", delete.stderr);
+}
+
+/// The processes of the management cluster's nodes.
+async fn daemons(run: &Run<'_>) -> Vec<(String, u64)> {
+    let list = run.run(&["--output", "json", "local", "list"]).await.ok().json();
+    let ours = list.as_array().unwrap().iter().filter(|cluster| cluster["name"] == "management-cluster");
+    ours.flat_map(|cluster| cluster["nodes"].as_array().unwrap())
+        .map(|node| (node["name"].as_str().unwrap().to_owned(), node["pid"].as_u64().unwrap()))
+        .collect()
 }
 
 /// The management cluster manages itself, and every command that looks says so.

@@ -45,7 +45,7 @@ impl Step<Story> for Move {
         if scope.recall::<BTreeSet<Machine>>(MACHINES).is_none() {
             scope.remember(MACHINES, &capi::summary(source).await?.machines)?;
         }
-        scope.effect("fence", fence(source, true)).await?;
+        scope.effect("suspend", fence(source, true)).await?;
         match Pivot::new(source, target, &story.run.id.0, scope).run().await {
             Ok(report) => {
                 let phases: Vec<String> = report
