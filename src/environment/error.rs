@@ -126,7 +126,7 @@ impl From<Error> for Failure {
 }
 
 /// The known word that is nearest to what was written, if one is near at all.
-pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let scored = known.into_iter().map(|word| (distance(written, word), word));
     let (score, word) = scored.min()?;
     (score <= written.chars().count().max(word.chars().count()).div_ceil(3)).then(|| word.to_owned())

@@ -100,6 +100,19 @@ impl Publication {
         Ok(self.chart.render(tools.helm, phase, &layers).await?)
     }
 
+    /// A digest of all that decides what clusters are given: equal digests, equal clusters.
+    pub fn digest(&self) -> String {
+        let parts = [
+            self.revision.tag(),
+            self.chart.version().to_owned(),
+            self.chart.digest(),
+            self.source.digest(),
+            self.configuration.environment.clone(),
+            self.configuration.digest(),
+        ];
+        format!("sha256:{}", digest_of(&parts))
+    }
+
     /// The artifacts to push.
     pub fn packages(&self) -> Result<Vec<Package>> {
         let source = Package::source(&self.source, &self.revision, &self.origin, self.created)?;
@@ -139,6 +152,15 @@ impl Publication {
         }
         Ok(objects)
     }
+}
+
+/// A digest of some texts and of where each ends, in hexadecimal.
+fn digest_of(parts: &[String]) -> String {
+    let mut tree = Tree::default();
+    for (index, part) in parts.iter().enumerate() {
+        tree.insert(index.to_string(), part.as_str());
+    }
+    tree.digest()
 }
 
 /// Replaces the variables of all texts in a value.
