@@ -12,7 +12,7 @@ use crate::environment::{Environment, Tools, Variables};
 use crate::failure::{Failure, Result};
 use crate::git::Repository;
 use crate::k8s::Cluster;
-use crate::plan::{self, Change, Difference, Mask, Plan, Target};
+use crate::plan::{self, Cache, Change, Difference, Mask, Plan, Target};
 use crate::ui;
 
 /// Shows what would be created where: as a tree, with `--output yaml` as manifests, with `--output json` as both, or as the
@@ -64,7 +64,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let tools = Tools { kubectl: &kubectl, helm: &helm };
     let variables = Variables::from_process();
     let prepared = plan::prepare(&repository, &environment, &bundle, tools, &variables, true).await?;
-    let plan = plan::compose(&prepared.publication, environment.settings().backend, tools).await?;
+    let plan = plan::compose(&prepared.publication, environment.settings().backend, tools, &Cache::default()).await?;
     refuse(&plan, &args.env)?;
     for url in &prepared.missing {
         ui::narrate(&format!("not in the bundle, hence not in the plan: {url}"));

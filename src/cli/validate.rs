@@ -14,6 +14,7 @@ use crate::environment::{Environment, Tools, Variables};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::git::Repository;
+use crate::plan::Cache;
 use crate::validate::{Checked, Server, Validator};
 
 /// How many environments are looked at at once.
@@ -51,7 +52,9 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     };
     let tools = programs.as_ref().map(|(kubectl, helm)| Tools { kubectl, helm });
     let variables = Variables::from_process();
-    let validator = Validator { repository: &repository, bundle: bundle.as_ref().zip(tools), variables: &variables };
+    let cache = Cache::default();
+    let validator =
+        Validator { repository: &repository, bundle: bundle.as_ref().zip(tools), variables: &variables, cache: &cache };
     let names = match &args.env {
         Some(name) => vec![Environment::find(repository.root(), name).map(|found| found.name().to_owned())?],
         None => Environment::names(repository.root())?,

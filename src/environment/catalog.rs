@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::nearest;
 use super::{Configuration, Error, Result, Settings, Variables};
 use crate::flux::kustomize::{self, FILE_NAMES, References};
-use crate::{fsx, k8s, yaml};
+use crate::{flux, fsx, k8s, yaml};
 
 /// The folder that holds them.
 pub const FOLDER: &str = "environment-values";
@@ -71,7 +71,15 @@ impl Environment {
         for (file, text) in self.texts()? {
             variables.check(&text, &file)?;
         }
-        let text = kustomize::build(kubectl, &self.root.join(self.folder())).await?;
+        let built = kustomize::build(kubectl, &self.root.join(self.folder())).await;
+        let text = built.map_err(|error| match error {
+            flux::Error::Build { reason, .. } => {
+                let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+                let reason = reason.replace(&format!("{}/", root.display()), "");
+                flux::Error::Build { folder: self.folder(), reason }
+            }
+            other => other,
+        })?;
         let objects = k8s::parse(&text, &self.folder())?;
         Configuration::read(&self.name, objects, variables)
     }

@@ -1,5 +1,6 @@
 //! What can be wrong with an environment.
 
+use super::VALUES;
 use crate::failure::Failure;
 use crate::{flux, fsx, git, yaml};
 
@@ -115,6 +116,14 @@ impl From<Error> for Failure {
                 Self::usage(message).hint(format!("set it, or give it a default: ${{{name}:-default}}"))
             }
             Error::Malformed { .. } => Self::usage(message).hint("write $${ for a ${ that is to stay"),
+            Error::Settings { .. } => Self::usage(message).hint("README.md says which settings there are"),
+            Error::Unread { .. } => Self::usage(message).hint(format!(
+                "the release reads base_values and values of the ConfigMap {VALUES}, and the Secrets beside it: see environment-values/base"
+            )),
+            Error::Missing { .. } => {
+                Self::usage(message).hint("build on the base: resources: [../base]; see environment-values/local")
+            }
+            Error::NoValues { .. } => Self::usage(message).hint("write keys and values: key: value"),
             Error::Flux(error) => error.into(),
             Error::Git(error) => error.into(),
             Error::Yaml(error) => error.into(),

@@ -20,12 +20,28 @@ pub async fn build(kubectl: &Path, folder: &Path) -> Result<String> {
     let run = Command::new(kubectl).arg("kustomize").arg(folder).run(LIMIT).await;
     match run {
         Ok(output) => Ok(output.text()),
-        Err(exec::Error::Status { stderr, .. }) => Err(Error::Build {
-            folder: folder.display().to_string(),
-            reason: stderr.trim().trim_start_matches("error: ").to_owned(),
-        }),
+        Err(exec::Error::Status { stderr, .. }) => {
+            Err(Error::Build { folder: folder.display().to_string(), reason: plain(&stderr) })
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What kustomize says, without the ways on which it did not find out: it tries a file as a folder, too, and tells both.
+fn plain(stderr: &str) -> String {
+    let mut said = stderr.trim().trim_start_matches("error: ");
+    if let Some((_, rest)) = said.split_once("accumulation err='") {
+        said = rest.split("': must build at directory").next().unwrap_or(rest);
+    }
+    while let Some(rest) = said.strip_prefix("accumulating resources: ") {
+        said = rest;
+    }
+    for doing in ["accumulating resources from '", "merging resources from '"] {
+        if let Some((file, reason)) = said.strip_prefix(doing).and_then(|rest| rest.split_once("': ")) {
+            return format!("{file}: {}", reason.trim_end_matches('.'));
+        }
+    }
+    said.trim_end_matches('.').to_owned()
 }
 
 /// What a kustomization file refers to.
@@ -108,6 +124,27 @@ mod tests {
         let found = References::read(text, "k").unwrap();
         assert_eq!(found.resources, ["a.yaml", "../base", "https://x/y.yaml", "c"]);
         assert_eq!(found.files, ["values.yaml", "plain.txt", "x.env"]);
+    }
+
+    #[test]
+    fn what_kustomize_says_is_made_short() {
+        let cases = [
+            (
+                "error: accumulating resources: accumulation err='accumulating resources from 'a.yaml': missing metadata.name in object': must build at directory: '/x/a.yaml': file is not directory\n",
+                "a.yaml: missing metadata.name in object",
+            ),
+            (
+                "error: accumulating resources: accumulating resources from 'a.yaml': MalformedYAMLError: yaml: line 1: x\n",
+                "a.yaml: MalformedYAMLError: yaml: line 1: x",
+            ),
+            (
+                "error: invalid Kustomization: json: unknown field \"x\"",
+                "invalid Kustomization: json: unknown field \"x\"",
+            ),
+        ];
+        for (said, expected) in cases {
+            assert_eq!(plain(said), expected);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::Problem;
 use crate::environment::{self, Variables};
-use crate::flux::kustomize::{self, FILE_NAMES};
+use crate::flux::kustomize::{self, FILE_NAMES, References};
 use crate::git::Tree;
 use crate::k8s::{self, DynamicObject, reference};
 use crate::{fsx, yaml};
@@ -30,30 +30,78 @@ const FIELDS: [(&str, &str); 6] = [
 /// The built text of a folder, or why there is none.
 type Built = Arc<OnceCell<Result<String, String>>>;
 
-/// Builds folders of a source that was written to disk; each once, however many Kustomizations use it.
+/// What was built and read, by content: both phases, and most environments, have most components in common.
+#[derive(Default)]
+pub struct Cache {
+    built: Mutex<HashMap<String, Built>>,
+    read: Mutex<HashMap<String, Arc<Vec<DynamicObject>>>>,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cache({} folders)", self.built.lock().unwrap_or_else(PoisonError::into_inner).len())
+    }
+}
+
+impl Cache {
+    fn cell(&self, key: String) -> Built {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    }
+
+    /// Reads manifests, or remembers them.
+    fn parse(&self, text: &str, folder: &str) -> k8s::Result<Vec<DynamicObject>> {
+        let mut tree = Tree::default();
+        tree.insert("text", text);
+        let key = tree.digest();
+        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(objects) = known {
+            return Ok(objects.to_vec());
+        }
+        let objects = k8s::parse(text, folder)?;
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(objects.clone()));
+        Ok(objects)
+    }
+}
+
+/// Builds folders of a source that was written to disk.
 pub(super) struct Kitchen<'a> {
     kubectl: &'a Path,
     root: PathBuf,
     source: &'a Tree,
-    built: Mutex<HashMap<String, Built>>,
+    cache: &'a Cache,
 }
 
 impl<'a> Kitchen<'a> {
     /// Builds in a folder into which the source was written.
-    pub fn new(kubectl: &'a Path, root: &Path, source: &'a Tree) -> Self {
+    pub fn new(kubectl: &'a Path, root: &Path, source: &'a Tree, cache: &'a Cache) -> Self {
         // kustomize names files by their real path.
         let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-        Self { kubectl, root, source, built: Mutex::default() }
+        Self { kubectl, root, source, cache }
+    }
+
+    /// A digest of a folder and of the folders that it builds on.
+    fn digest(&self, folder: &str) -> String {
+        let mut folders = vec![folder.to_owned()];
+        let mut known = 0;
+        while let Some(folder) = folders.get(known).cloned() {
+            known += 1;
+            let file = FILE_NAMES.iter().find_map(|name| self.source.get(&format!("{folder}/{name}")));
+            let Some(text) = file.map(|file| String::from_utf8_lossy(&file.content)) else { continue };
+            let Ok(references) = References::read(&text, &folder) else { continue };
+            for path in references.resources.iter().filter_map(|entry| kustomize::join(&folder, entry)) {
+                if self.source.has_folder(&path) && !folders.contains(&path) {
+                    folders.push(path);
+                }
+            }
+        }
+        self.source.only(&folders).digest()
     }
 
     /// The text that kustomize makes of a folder of the source for a Kustomization's spec.
     async fn build(&self, folder: &str, spec: &Value) -> Result<String, String> {
         let overlay = overlay(folder, spec);
-        let key = format!("{folder} {}", overlay.as_ref().map(Value::to_string).unwrap_or_default());
-        let cell = {
-            let mut all = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(key).or_default().clone()
-        };
+        let edits = overlay.as_ref().map(Value::to_string).unwrap_or_default();
+        let cell = self.cache.cell(format!("{folder} {} {edits}", self.digest(folder)));
         cell.get_or_init(async || self.fresh(folder, overlay).await).await.clone()
     }
 
@@ -109,7 +157,14 @@ impl<'a> Kitchen<'a> {
     ) -> (Vec<DynamicObject>, Vec<Problem>) {
         let broken = |reason: String| {
             let remedy = format!("try it: kubectl kustomize {folder}");
-            (Vec::new(), vec![Problem::file(folder, None, format!("component {component}: {reason}"), remedy)])
+            // kustomize begins with a file of the folder where it knows one.
+            let (file, reason) = match reason.split_once(": ") {
+                Some((file, rest)) if self.source.get(&format!("{folder}/{file}")).is_some() => {
+                    (format!("{folder}/{file}"), rest.to_owned())
+                }
+                _ => (folder.to_owned(), reason),
+            };
+            (Vec::new(), vec![Problem::file(&file, None, format!("component {component}: {reason}"), remedy)])
         };
         let text = match self.build(folder, spec).await {
             Ok(text) => text,
@@ -120,7 +175,7 @@ impl<'a> Kitchen<'a> {
             Some(variables) => substitute(component, folder, &text, &variables, &mut problems),
             None => text,
         };
-        match k8s::parse(&text, folder) {
+        match self.cache.parse(&text, folder) {
             Ok(objects) => (objects, problems),
             Err(error) => broken(error.to_string()),
         }
@@ -213,17 +268,23 @@ fn substitute(
         match variables.replace(document, &named.as_ref().map_or_else(|| folder.to_owned(), ToString::to_string)) {
             Ok(replaced) => documents.push(replaced),
             Err(error) => {
+                let mut found = String::new();
                 let remedy = match &error {
+                    environment::Error::Malformed { found: text, .. } => {
+                        found.clone_from(text);
+                        "write $${ for a ${ that is to stay".to_owned()
+                    }
                     environment::Error::Undefined { name, .. } => {
+                        found = format!("${{{name}");
                         format!(
                             "set components.{component}.spec.postBuild.substitute.{name}, or give it a default: ${{{name}:=default}}"
                         )
                     }
-                    _ => "write $${ for a ${ that is to stay".to_owned(),
+                    _ => String::new(),
                 };
                 let message = format!("component {component}: {error}");
                 problems.push(match named {
-                    Some(named) => Problem::object(folder, &named, "", message, remedy),
+                    Some(named) => Problem::object(folder, &named, found, message, remedy),
                     None => Problem::file(folder, None, message, remedy),
                 });
             }

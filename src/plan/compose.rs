@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use serde_json::Value;
 
-use super::component::Kitchen;
+use super::component::{Cache, Kitchen};
 use super::order::order;
 use super::{By, Part, Plan, Problem, Target};
 use crate::environment::{Backend, Publication, Result, Tools, Variant};
@@ -20,10 +20,10 @@ const INSTALLED: [&str; 2] = ["registry", "flux-system"];
 
 /// Makes the plan of a publication. What is wrong with single components is collected; what keeps the chart from being
 /// rendered is an error.
-pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'_>) -> Result<Plan> {
+pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'_>, cache: &Cache) -> Result<Plan> {
     let folder = flux::temporary()?;
     publication.source.write_to(folder.path())?;
-    let kitchen = Kitchen::new(tools.kubectl, folder.path(), &publication.source);
+    let kitchen = Kitchen::new(tools.kubectl, folder.path(), &publication.source, cache);
     let (bootstrap, management, release) = futures::try_join!(
         publication.components(tools, "bootstrap"),
         publication.components(tools, "management"),
@@ -91,8 +91,8 @@ impl Composer<'_> {
             .map(|object| (text(object, "/metadata/name").to_owned(), object))
             .collect();
         let dependencies: BTreeMap<String, Vec<String>> =
-            kustomizations.iter().map(|(name, object)| (name.clone(), self.dependencies(name, object))).collect();
-        self.check_dependencies(by, &dependencies);
+            kustomizations.iter().map(|(name, object)| (name.clone(), dependencies(object))).collect();
+        self.check_dependencies(&dependencies);
         let objects = rendered.iter().filter_map(|object| serde_json::from_value(object.clone()).ok()).collect();
         self.part(own, By::Chart, flux::RELEASE, objects);
         let ordered = order(&dependencies).names;
@@ -108,20 +108,14 @@ impl Composer<'_> {
         }
     }
 
-    fn dependencies(&self, _name: &str, object: &Value) -> Vec<String> {
-        let all = object.pointer("/spec/dependsOn").and_then(Value::as_array);
-        all.into_iter().flatten().map(|entry| text(entry, "/name").to_owned()).collect()
-    }
-
     /// The chart checks `depends_on`; `spec.dependsOn` can name anything.
-    fn check_dependencies(&mut self, by: By, dependencies: &BTreeMap<String, Vec<String>>) {
-        let phase = if by == By::Bootstrap { "bootstrap" } else { "management" };
+    fn check_dependencies(&mut self, dependencies: &BTreeMap<String, Vec<String>>) {
         for (name, after) in dependencies {
             for other in after.iter().filter(|other| !dependencies.contains_key(*other)) {
                 self.problems.push(Problem::key(
                     &["components", name, "spec", "dependsOn"],
-                    format!("components.{name}.spec.dependsOn: there is no component {other} in phase {phase}"),
-                    "use depends_on, with the name of a component that is enabled in that phase",
+                    format!("components.{name}.spec.dependsOn: there is no component {other} where {name} is enabled"),
+                    "use depends_on, with the name of a component that is enabled in the same phase",
                 ));
             }
         }
@@ -197,6 +191,12 @@ impl Composer<'_> {
         let pointer = if source["kind"] == "OCIRepository" { "/spec/ref/tag" } else { "/spec/ref/commit" };
         text(source, pointer) == tag
     }
+}
+
+/// The components that a Kustomization waits for.
+fn dependencies(object: &Value) -> Vec<String> {
+    let all = object.pointer("/spec/dependsOn").and_then(Value::as_array);
+    all.into_iter().flatten().map(|entry| text(entry, "/name").to_owned()).collect()
 }
 
 /// The folder of the source that is most like a path.

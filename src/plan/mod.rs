@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::k8s::DynamicObject;
 
+pub use component::Cache;
 pub use compose::compose;
 pub use diff::{Change, Difference, against};
 pub use mask::Mask;

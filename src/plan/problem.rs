@@ -18,7 +18,7 @@ pub enum At {
         folder: String,
         /// The object.
         object: Box<ObjectRef>,
-        /// The field, as `spec.replicas`; empty for the object.
+        /// The field, as `spec.replicas`, or a text in it that begins with `$`; empty for the object.
         field: String,
     },
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::bundle::Bundle;
 use crate::environment::nearest;
 use crate::k8s::reference;
+use crate::oci::Reference;
 use crate::plan::{Plan, Problem};
 
 /// Images that look like a misspelt one of the bundle are wrong; others are noted, for a site may have them elsewhere.
@@ -18,7 +19,9 @@ pub fn check(plan: &Plan, bundle: &Bundle) -> (Vec<Problem>, Vec<String>) {
                     continue;
                 }
                 let named = reference(object);
-                match nearest(&image, known.iter().copied()).filter(|near| likely(&image, near)) {
+                // As the bundle names it: with its registry.
+                let full = image.parse::<Reference>().map_or_else(|_| image.clone(), |full| full.to_string());
+                match nearest(&full, known.iter().copied()).filter(|near| likely(&full, near)) {
                     Some(near) => problems.push(Problem::object(
                         &part.folder,
                         &named,

@@ -79,6 +79,7 @@ impl<'a> Locator<'a> {
     /// The file of a component that holds an object.
     fn object(&self, folder: &str, object: &ObjectRef, field: &str) -> String {
         let Some(source) = self.source else { return folder.to_owned() };
+        let text_of_it = field.starts_with('$').then_some(field);
         let field: Vec<&str> = field.split('.').filter(|part| !part.is_empty()).collect();
         let mut folders = vec![folder.to_owned()];
         let mut seen = Vec::new();
@@ -95,7 +96,9 @@ impl<'a> Locator<'a> {
                     folders.push(path);
                     continue;
                 };
-                let Some(spot) = in_file(&String::from_utf8_lossy(&found.content), object, &field) else { continue };
+                let content = String::from_utf8_lossy(&found.content);
+                let Some(spot) = in_file(&content, object, &field) else { continue };
+                let spot = text_of_it.and_then(|wanted| after(&content, spot, wanted)).unwrap_or(spot);
                 // Upstream's file is not in the repository: the line that refers to it is what can be changed.
                 if entry.starts_with("upstream-") {
                     return format!("{file}:{}", line_of(&text, &entry));
@@ -126,6 +129,13 @@ fn in_file(text: &str, object: &ObjectRef, field: &[&str]) -> Option<Spot> {
         value["kind"] == object.kind.as_str() && value["metadata"]["name"] == object.name.as_str()
     })?;
     spots.nearest(field)
+}
+
+/// Where a text stands, from a place on.
+fn after(content: &str, from: Spot, wanted: &str) -> Option<Spot> {
+    let skipped = usize::try_from(from.line.saturating_sub(1)).ok()?;
+    let (index, line) = content.lines().enumerate().skip(skipped).find(|(_, line)| line.contains(wanted))?;
+    Some(Spot { line: index as u64 + 1, column: line.find(wanted)? as u64 + 1 })
 }
 
 fn place(file: &str, spot: Option<Spot>) -> String {

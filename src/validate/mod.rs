@@ -75,6 +75,8 @@ pub struct Validator<'a> {
     pub bundle: Option<(&'a Bundle, Tools<'a>)>,
     /// The variables that the environment's files may use.
     pub variables: &'a Variables,
+    /// What environments have in common is built once.
+    pub cache: &'a plan::Cache,
 }
 
 impl Validator<'_> {
@@ -111,10 +113,13 @@ impl Validator<'_> {
         let lacks = |url: &String| format!("{url} is not in the bundle: its objects were not looked at");
         checked.notes.extend(prepared.missing.iter().map(lacks));
         let locator = locator.with_source(&publication.source);
-        let plan = match plan::compose(publication, environment.settings().backend, tools).await {
+        let plan = match plan::compose(publication, environment.settings().backend, tools, self.cache).await {
             Ok(plan) => plan,
             Err(environment::Error::Flux(flux::Error::Values { reason, .. })) => {
-                checked.findings = chart(&reason).into_iter().map(|problem| locator.find(problem)).collect();
+                checked.findings = match template(&reason, &files) {
+                    Some(finding) => vec![finding],
+                    None => chart(&reason).into_iter().map(|problem| locator.find(problem)).collect(),
+                };
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -194,6 +199,26 @@ fn chart(reason: &str) -> Vec<Problem> {
         Problem::key(&path, message, "correct the environment's values.yaml, or the chart's own values")
     })
     .collect()
+}
+
+/// A template in the values that Helm cannot read: Helm quotes the whole text that it stands in, and the line in that.
+fn template(reason: &str, files: &[ValueFile]) -> Option<Finding> {
+    let (_, rest) = reason.split_once("cannot parse template \"")?;
+    let (quoted, said) = rest.rsplit_once("\": template: gotpl:")?;
+    let (number, said) = said.split_once(": ")?;
+    let line = quoted.split("\\n").nth(number.parse::<usize>().ok()?.checked_sub(1)?)?;
+    let (_, expression) = line.split_once("{{")?;
+    let expression = format!("{{{{{}", expression.trim_end_matches(['\'', '"']));
+    let at = files.iter().rev().find_map(|file| {
+        let (number, text) = file.text.lines().enumerate().find(|(_, text)| text.contains(&expression))?;
+        let column = text.find(&expression)?;
+        Some(format!("{}:{}:{}", file.path, number + 1, column + 1))
+    });
+    Some(Finding {
+        at: at.unwrap_or_default(),
+        message: format!("{expression} is no template: {said}"),
+        remedy: "correct the template: {{ .Values.KEY }}".into(),
+    })
 }
 
 fn of_variable(error: &environment::Error) -> Finding {

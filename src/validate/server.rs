@@ -129,14 +129,17 @@ impl Server {
         real: Vec<DynamicObject>,
         deadline: Deadline,
     ) -> Result<Vec<Problem>> {
+        let look = |object: &DynamicObject| {
+            let object = object.clone();
+            async move { (cluster.dry_run(&object, k8s::MANAGER, true).await, object) }
+        };
+        let looked: Vec<_> = futures::stream::iter(real.iter().map(look)).buffered(PARALLEL).collect().await;
         let mut problems = Vec::new();
-        for object in &real {
-            if let Err(error) = cluster.dry_run(object, k8s::MANAGER, true).await {
-                let named = reference(object);
-                let folder =
-                    objects.iter().find(|(_, other)| reference(other) == named).map_or("", |(folder, _)| folder);
-                problems.push(refused(folder, object, &error, &Mask::default()).ok_or(error)?);
-            }
+        for (result, object) in looked {
+            let Err(error) = result else { continue };
+            let named = reference(&object);
+            let folder = objects.iter().find(|(_, other)| reference(other) == named).map_or("", |(folder, _)| folder);
+            problems.push(refused(folder, &object, &error, &Mask::default()).ok_or(error)?);
         }
         if problems.is_empty() {
             cluster.apply_all(real, deadline, &self.cancel).await?;

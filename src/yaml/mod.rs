@@ -33,7 +33,7 @@ fn at(line: u64, column: u64) -> String {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::usage(error.to_string())
+        Self::usage(error.to_string()).hint("correct the YAML")
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod arena;
+mod bad_input;
 mod bundle;
 mod cli;
 mod content;
