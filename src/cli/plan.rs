@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::bootstrap::places;
 use super::{Format, Global, Printer};
 use crate::bundle::Bundle;
-use crate::environment::{Environment, Tools, Variables};
+use crate::environment::{Environment, Publication, Tools, Variables};
 use crate::failure::{Failure, Result};
 use crate::git::Repository;
 use crate::k8s::Cluster;
@@ -63,13 +63,19 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (kubectl, helm) = tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?;
     let tools = Tools { kubectl: &kubectl, helm: &helm };
     let variables = Variables::from_process();
-    let prepared = plan::prepare(&repository, &environment, &bundle, tools, &variables, true).await?;
-    let plan = plan::compose(&prepared.publication, environment.settings().backend, tools, &Cache::default()).await?;
-    refuse(&plan, &args.env)?;
-    for url in &prepared.missing {
-        ui::narrate(&format!("not in the bundle, hence not in the plan: {url}"));
+    let unknown = environment.unknown_secrets(&variables)?;
+    if !unknown.is_empty() {
+        ui::narrate(&format!("not defined, hence not the digest that bootstrap will show: {}", unknown.join(", ")));
     }
-    let mask = Mask::of(&prepared.publication.configuration);
+    let variables = variables.with_stand_ins(&unknown);
+    let upstream = |url: &str| Ok(bundle.manifest(url)?);
+    let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, true).await?;
+    let plan = plan::compose(&publication, environment.settings().backend, tools, &Cache::default()).await?;
+    refuse(&plan, &args.env)?;
+    for note in &plan.notes {
+        ui::narrate(&format!("{note}: it is not in the plan"));
+    }
+    let mask = Mask::of(&publication.configuration);
     if let Some(kubeconfig) = &args.against {
         let target = args.cluster.map_or(Target::Management, Target::from);
         let cluster = Cluster::connect(&target.to_string(), kubeconfig).await?;

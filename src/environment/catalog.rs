@@ -126,6 +126,19 @@ impl Environment {
         Ok(found)
     }
 
+    /// Variables that only secret files use and that have no value: whoever looks at the environment need not know them.
+    pub fn unknown_secrets(&self, variables: &Variables) -> Result<Vec<String>> {
+        let mut known = variables.clone();
+        let mut names = Vec::new();
+        for file in self.value_files(variables)?.into_iter().filter(|file| file.secret) {
+            while let Err(Error::Undefined { name, .. }) = known.check(&file.text, &file.path) {
+                known = known.with(&name, "");
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// The files that hold the chart's values, in the order in which they are merged, with what is wrong with their variables.
     pub fn value_files(&self, variables: &Variables) -> Result<Vec<ValueFile>> {
         let mut found = BTreeMap::new();

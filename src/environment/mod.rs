@@ -16,6 +16,7 @@ mod settings;
 mod variables;
 
 pub use catalog::{Environment, FOLDER, ValueFile};
+pub use check::lacks;
 pub use configuration::{Configuration, VALUES, texts_of};
 pub use error::{Error, Result, nearest};
 pub use management::{MANAGEMENT_CLUSTER, Management};

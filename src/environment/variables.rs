@@ -36,6 +36,12 @@ impl Variables {
         self
     }
 
+    /// Gives variables a value that nobody takes for theirs.
+    #[must_use]
+    pub fn with_stand_ins(self, names: &[String]) -> Self {
+        names.iter().fold(self, |all, name| all.with(name, format!("stand-in-for-{}", name.to_lowercase())))
+    }
+
     /// Replaces the variables of a text; `at` says where it stands, for errors.
     pub fn replace(&self, text: &str, at: &str) -> Result<String> {
         let mut out = String::with_capacity(text.len());

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Error, Result};
 use crate::exec::{self, Command};
+use crate::git::Tree;
 use crate::yaml;
 
 /// The names under which kustomize looks for its file in a folder.
@@ -76,6 +77,24 @@ impl References {
 
 fn strings(value: &Value) -> impl Iterator<Item = String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned)
+}
+
+/// A folder and the folders that its kustomization builds on.
+pub fn closure(source: &Tree, folder: &str) -> Vec<String> {
+    let mut folders = vec![folder.to_owned()];
+    let mut known = 0;
+    while let Some(folder) = folders.get(known).cloned() {
+        known += 1;
+        let file = FILE_NAMES.iter().find_map(|name| source.get(&format!("{folder}/{name}")));
+        let Some(text) = file.map(|file| String::from_utf8_lossy(&file.content)) else { continue };
+        let Ok(references) = References::read(&text, &folder) else { continue };
+        for path in references.resources.iter().filter_map(|entry| join(&folder, entry)) {
+            if source.has_folder(&path) && !folders.contains(&path) {
+                folders.push(path);
+            }
+        }
+    }
+    folders
 }
 
 /// Whether kustomize would fetch an entry over HTTP.

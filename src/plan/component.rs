@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::Problem;
 use crate::environment::{self, Variables};
-use crate::flux::kustomize::{self, FILE_NAMES, References};
+use crate::flux::kustomize::{self, FILE_NAMES};
 use crate::git::Tree;
 use crate::k8s::{self, DynamicObject, reference};
 use crate::{fsx, yaml};
@@ -81,20 +81,7 @@ impl<'a> Kitchen<'a> {
 
     /// A digest of a folder and of the folders that it builds on.
     fn digest(&self, folder: &str) -> String {
-        let mut folders = vec![folder.to_owned()];
-        let mut known = 0;
-        while let Some(folder) = folders.get(known).cloned() {
-            known += 1;
-            let file = FILE_NAMES.iter().find_map(|name| self.source.get(&format!("{folder}/{name}")));
-            let Some(text) = file.map(|file| String::from_utf8_lossy(&file.content)) else { continue };
-            let Ok(references) = References::read(&text, &folder) else { continue };
-            for path in references.resources.iter().filter_map(|entry| kustomize::join(&folder, entry)) {
-                if self.source.has_folder(&path) && !folders.contains(&path) {
-                    folders.push(path);
-                }
-            }
-        }
-        self.source.only(&folders).digest()
+        self.source.only(&kustomize::closure(self.source, folder)).digest()
     }
 
     /// The text that kustomize makes of a folder of the source for a Kustomization's spec.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::component::{Cache, Kitchen};
 use super::order::order;
 use super::{By, Part, Plan, Problem, Target};
-use crate::environment::{Backend, Publication, Result, Tools, Variant};
+use crate::environment::{Backend, Publication, Result, Tools, Variant, lacks};
 use crate::flux::{self, COMPONENTS, kustomize};
 use crate::k8s::DynamicObject;
 
@@ -44,6 +44,16 @@ pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'
     // Both phases have most components in common.
     problems.sort();
     problems.dedup();
+    let mut notes = Vec::new();
+    let mut complete = true;
+    for part in parts.iter().filter(|part| !part.folder.is_empty()) {
+        for missing in lacks(&publication.source, &part.folder, &publication.missing) {
+            complete &= !missing.resource;
+            notes.push(format!("{}:{}: {} is not in the bundle", missing.file, missing.line, missing.url));
+        }
+    }
+    notes.sort();
+    notes.dedup();
     Ok(Plan {
         environment: publication.configuration.environment.clone(),
         backend,
@@ -51,6 +61,8 @@ pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'
         chart: publication.chart.version().to_owned(),
         digest: publication.digest(),
         parts,
+        notes,
+        complete,
         problems,
     })
 }
@@ -93,7 +105,10 @@ impl Composer<'_> {
         let dependencies: BTreeMap<String, Vec<String>> =
             kustomizations.iter().map(|(name, object)| (name.clone(), dependencies(object))).collect();
         self.check_dependencies(&dependencies);
-        let objects = rendered.iter().filter_map(|object| serde_json::from_value(object.clone()).ok()).collect();
+        let objects: Vec<DynamicObject> =
+            rendered.iter().filter_map(|object| serde_json::from_value(object.clone()).ok()).collect();
+        // Components take variables from the environment's objects and from those of the chart.
+        let given = &[given, &objects].concat();
         self.part(own, By::Chart, flux::RELEASE, objects);
         let ordered = order(&dependencies).names;
         let this: &Self = self;

@@ -14,7 +14,6 @@ mod compose;
 mod diff;
 mod mask;
 mod order;
-mod prepare;
 mod problem;
 mod references;
 mod tree;
@@ -27,7 +26,6 @@ pub use component::Cache;
 pub use compose::compose;
 pub use diff::{Change, Difference, against};
 pub use mask::Mask;
-pub use prepare::{Prepared, prepare};
 pub use problem::{At, Problem};
 pub use references::check as check_references;
 pub use tree::{draw, manifests};
@@ -113,6 +111,12 @@ pub struct Plan {
     pub digest: String,
     /// The parts, in the order in which they are applied.
     pub parts: Vec<Part>,
+    /// What is not here, because its content is not in the bundle.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Whether the objects of every component are here.
+    #[serde(skip)]
+    pub complete: bool,
     /// What is wrong.
     #[serde(skip)]
     pub problems: Vec<Problem>,

@@ -20,15 +20,79 @@ pub fn check(plan: &Plan) -> Vec<Problem> {
             continue;
         }
         let known: BTreeSet<Key> = parts().flat_map(|part| part.objects.iter().map(key)).collect();
+        let kinds: BTreeSet<Served> = parts().flat_map(|part| part.objects.iter().flat_map(served)).collect();
         for part in parts() {
             for object in &part.objects {
                 check_object(part, object, &known, &mut problems);
+                // What is not at hand may bring anything.
+                if plan.complete {
+                    check_place(part, object, &known, &kinds, &mut problems);
+                }
             }
         }
     }
     problems.sort();
     problems.dedup();
     problems
+}
+
+/// Namespaces that every cluster has.
+const OWN: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// API version and kind.
+type Served = (String, String);
+
+/// What a definition defines.
+fn served(object: &DynamicObject) -> Vec<Served> {
+    let spec = &object.data["spec"];
+    if object.types.as_ref().is_none_or(|types| types.kind != "CustomResourceDefinition") {
+        return Vec::new();
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let versions = spec["versions"].as_array().into_iter().flatten().filter(|version| version["served"] == true);
+    versions
+        .map(|version| (format!("{}/{}", text(&spec["group"]), text(&version["name"])), text(&spec["names"]["kind"])))
+        .collect()
+}
+
+/// Whether kinds of a group come with Kubernetes itself.
+fn is_builtin(group: &str) -> bool {
+    !group.contains('.') || (group.ends_with(".k8s.io") && !group.ends_with(".x-k8s.io"))
+}
+
+/// The namespace that an object is in, and the kind that it is of.
+fn check_place(
+    part: &Part,
+    object: &DynamicObject,
+    known: &BTreeSet<Key>,
+    kinds: &BTreeSet<Served>,
+    problems: &mut Vec<Problem>,
+) {
+    let named = reference(object);
+    if !is_builtin(named.group()) && !kinds.contains(&(named.api_version.clone(), named.kind.clone())) {
+        let (kind, version) = (&named.kind, &named.api_version);
+        let others = kinds.iter().filter(|(_, other)| other == kind).map(|(version, _)| version.as_str());
+        let others: Vec<&str> = others.collect();
+        let remedy = if others.is_empty() {
+            "correct apiVersion and kind, or enable the component that brings it".to_owned()
+        } else {
+            format!("use {}", others.join(" or "))
+        };
+        let message = format!("{named}: no component brings the kind {kind} of {version}");
+        problems.push(problem(part, &named, "apiVersion", message, remedy));
+    }
+    if let Some(namespace) = named.namespace.as_deref().filter(|namespace| !OWN.contains(namespace))
+        && !known.contains(&("Namespace".to_owned(), namespace.to_owned()))
+    {
+        let message = format!("{named}: nothing makes the namespace {namespace}");
+        problems.push(problem(
+            part,
+            &named,
+            "metadata.namespace",
+            message,
+            "add the Namespace to the component".into(),
+        ));
+    }
 }
 
 fn key(object: &DynamicObject) -> Key {
@@ -125,6 +189,8 @@ mod tests {
             chart: String::new(),
             digest: String::new(),
             parts: vec![part],
+            notes: Vec::new(),
+            complete: false,
             problems: Vec::new(),
         }
     }

@@ -159,6 +159,8 @@ mod tests {
                 part(Target::Bootstrap, By::Bootstrap, "capi", "k/capi", &[], objects(&many.join("---\n"))),
                 part(Target::Bootstrap, By::Bootstrap, "cluster", "k/cluster", &["capi"], objects(cluster)),
             ],
+            notes: Vec::new(),
+            complete: true,
             problems: Vec::new(),
         }
     }

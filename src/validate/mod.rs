@@ -96,7 +96,12 @@ impl Validator<'_> {
     async fn stages(&self, name: &str, server: Option<&Server>, checked: &mut Checked) -> Result<(), Failure> {
         let root = self.repository.root();
         let environment = Environment::find(root, name)?;
-        let variables = self.variables.clone().with("CURRENT_COMMIT", "0".repeat(40));
+        let unknown = environment.unknown_secrets(self.variables)?;
+        if !unknown.is_empty() {
+            checked.notes.push(format!("secrets were looked at with stand-ins for {}", unknown.join(", ")));
+        }
+        let own = self.variables.clone().with_stand_ins(&unknown);
+        let variables = own.clone().with("CURRENT_COMMIT", "0".repeat(40));
         let files = environment.value_files(&variables)?;
         let locator = Locator::new(root, &files);
         let problems = values(root, &files, &locator)?;
@@ -108,10 +113,9 @@ impl Validator<'_> {
             checked.notes.push("without a bundle nothing was rendered: cluster-init bundle build".into());
             return Ok(());
         };
-        let prepared = plan::prepare(self.repository, &environment, bundle, tools, self.variables, true).await?;
-        let publication = &prepared.publication;
-        let lacks = |url: &String| format!("{url} is not in the bundle: its objects were not looked at");
-        checked.notes.extend(prepared.missing.iter().map(lacks));
+        let upstream = |url: &str| bundle.manifest(url).map_err(Failure::from);
+        let prepared = Publication::prepare(self.repository, &environment, tools, &upstream, &own, true).await?;
+        let publication = &prepared;
         let locator = locator.with_source(&publication.source);
         let plan = match plan::compose(publication, environment.settings().backend, tools, self.cache).await {
             Ok(plan) => plan,
@@ -124,6 +128,7 @@ impl Validator<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        checked.notes.extend(plan.notes.iter().map(|note| format!("{note}: it was not looked at")));
         checked.digest.clone_from(&plan.digest);
         checked.components = plan.parts.iter().filter(|part| !part.folder.is_empty()).count();
         checked.objects = plan.parts.iter().map(|part| part.objects.len()).sum();
@@ -137,8 +142,7 @@ impl Validator<'_> {
             return Ok(());
         }
         if let Some(server) = server {
-            let complete = prepared.missing.is_empty();
-            let answer = server.ask(&plan, complete, publication_mask(publication)).await?;
+            let answer = server.ask(&plan, publication_mask(publication)).await?;
             checked.accepted = answer.accepted;
             checked.notes.extend(answer.notes);
             checked.findings = answer.problems.into_iter().map(|problem| locator.find(problem)).collect();

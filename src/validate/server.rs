@@ -82,8 +82,8 @@ impl Server {
         }
     }
 
-    /// Has every object of a plan applied as a dry run. `complete` says that no kind can be missing for want of a manifest.
-    pub async fn ask(&self, plan: &Plan, complete: bool, mask: Mask) -> Result<Answer> {
+    /// Has every object of a plan applied as a dry run.
+    pub async fn ask(&self, plan: &Plan, mask: Mask) -> Result<Answer> {
         let cluster = self.cluster().await?;
         let deadline = Deadline::after(LIMIT);
         let mut seen = BTreeSet::new();
@@ -105,7 +105,7 @@ impl Server {
             return Ok(answer);
         }
         let asked: Vec<_> = futures::stream::iter(objects.iter())
-            .map(|(folder, object)| look(cluster, folder, object, complete, &mask))
+            .map(|(folder, object)| look(cluster, folder, object, plan.complete, &mask))
             .buffered(PARALLEL)
             .collect()
             .await;

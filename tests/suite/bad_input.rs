@@ -141,7 +141,6 @@ async fn said_by_server(case: &Case, original: &Path, home: &Home) -> Vec<String
             folder.path().to_str().unwrap(),
         ])
         .await;
-    assert_eq!(ended.code, 2, "{}: {}", case.name, ended.stderr);
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let findings = ended.json()[0]["findings"].as_array().cloned().unwrap_or_default();
     findings.iter().map(|f| format!("{}: {} | {}", text(&f["at"]), text(&f["message"]), text(&f["remedy"]))).collect()
