@@ -62,7 +62,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let bundle = Bundle::open(&folder, &home.unpacked())?;
     let (kubectl, helm) = tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?;
     let tools = Tools { kubectl: &kubectl, helm: &helm };
-    let variables = Variables::from_process();
+    let variables = environment.variables(Variables::from_process())?;
     let unknown = environment.unknown_secrets(&variables)?;
     if !unknown.is_empty() {
         ui::narrate(&format!("not defined, hence not the digest that bootstrap will show: {}", unknown.join(", ")));

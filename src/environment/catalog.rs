@@ -126,6 +126,18 @@ impl Environment {
         Ok(found)
     }
 
+    /// The variables that its files may use: the given ones, then those of a file `.env` beside its kustomization, then those
+    /// of one in the repository's root.
+    pub fn variables(&self, given: Variables) -> Result<Variables> {
+        let mut all = given;
+        for file in [format!("{}/.env", self.folder()), ".env".to_owned()] {
+            if let Some(text) = fsx::read_text_if_present(&self.root.join(&file))? {
+                all = all.beneath(&text, &file)?;
+            }
+        }
+        Ok(all)
+    }
+
     /// Variables that only secret files use and that have no value: whoever looks at the environment need not know them.
     pub fn unknown_secrets(&self, variables: &Variables) -> Result<Vec<String>> {
         let mut known = variables.clone();

@@ -41,6 +41,12 @@ pub enum Error {
         /// The variable.
         name: String,
     },
+    /// A line of a file `.env`.
+    #[error("{at}: it is no variable")]
+    EnvFile {
+        /// File and line.
+        at: String,
+    },
     /// `${` without a variable.
     #[error("{at}: {found:?} is not a variable")]
     Malformed {
@@ -115,6 +121,7 @@ impl From<Error> for Failure {
             Error::Undefined { name, .. } => {
                 Self::usage(message).hint(format!("set it, or give it a default: ${{{name}:-default}}"))
             }
+            Error::EnvFile { .. } => Self::usage(message).hint("write NAME=value, or NAME='value' where it holds spaces or $"),
             Error::Malformed { .. } => Self::usage(message).hint("write $${ for a ${ that is to stay"),
             Error::Settings { .. } => Self::usage(message).hint("README.md says which settings there are"),
             Error::Unread { .. } => Self::usage(message).hint(format!(

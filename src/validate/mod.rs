@@ -96,11 +96,12 @@ impl Validator<'_> {
     async fn stages(&self, name: &str, server: Option<&Server>, checked: &mut Checked) -> Result<(), Failure> {
         let root = self.repository.root();
         let environment = Environment::find(root, name)?;
-        let unknown = environment.unknown_secrets(self.variables)?;
+        let own = environment.variables(self.variables.clone())?;
+        let unknown = environment.unknown_secrets(&own)?;
         if !unknown.is_empty() {
             checked.notes.push(format!("secrets were looked at with stand-ins for {}", unknown.join(", ")));
         }
-        let own = self.variables.clone().with_stand_ins(&unknown);
+        let own = own.with_stand_ins(&unknown);
         let variables = own.clone().with("CURRENT_COMMIT", "0".repeat(40));
         let files = environment.value_files(&variables)?;
         let locator = Locator::new(root, &files);

@@ -18,6 +18,7 @@ mod kill_matrix;
 mod local;
 mod pivot;
 mod pivot_trouble;
+mod plan;
 mod provider;
 mod publish;
 mod seed;
