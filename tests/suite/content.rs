@@ -209,7 +209,7 @@ async fn wrong_values_are_named_by_their_key() {
         ),
         (
             r#"{"components": {"capi": {"depends_on": ["cert-manger"]}}}"#,
-            r#"components.capi.depends_on: unknown component "cert-manger" (known: cabpk, capi, capi-local, cert-manager, cluster, flux-system, registry, telco-cloud-init)"#,
+            r#"components.capi.depends_on: unknown component "cert-manger" (known: cabpk, cabpr, capi, capi-local, capo, cert-manager, cluster, cluster-resource-sets, flux-system, metallb, metallb-pool, orc, registry, telco-cloud-init, workload-cluster)"#,
         ),
         (
             r#"{"components": {"cert-manager": {"enabled": "no"}}}"#,
@@ -281,6 +281,7 @@ async fn every_component_builds_and_has_its_images_in_the_bundle() {
         "management-cluster/local",
         "management-cluster/kubeadm-capo",
         "management-cluster/rke2-capo",
+        "workload-cluster/local",
         "management-cluster-configs",
         "telco-cloud-init/bootstrap",
         "telco-cloud-init/management-before-pivot",
