@@ -14,6 +14,7 @@ mod provider;
 mod publish;
 mod status;
 mod validate;
+mod vendor;
 mod watch;
 
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ enum Command {
     Plan(plan::Args),
     /// Look for everything that is wrong with an environment, or with all, and change nothing.
     Validate(validate::Args),
+    /// Put upstream's manifests into the working tree, for sites whose clusters reach Git only.
+    Vendor(vendor::Args),
     /// Show whether an environment manages itself and everything is ready; the exit code says it too.
     Status(status::Args),
     /// Print the management cluster's kubeconfig.
@@ -151,6 +154,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Resume(args) => bootstrap::resume(args, &cli.global, printer).await,
         Command::Plan(args) => plan::run(args, &cli.global, printer).await,
         Command::Validate(args) => validate::run(args, &cli.global, printer).await,
+        Command::Vendor(args) => vendor::run(&args, &cli.global, printer),
         Command::Status(args) => status::run(args, &cli.global, printer).await,
         Command::Kubeconfig(args) => kubeconfig::run(args, &cli.global, printer).await,
         Command::Watch(args) => watch::run(args, &cli.global, printer).await,

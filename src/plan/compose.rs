@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::component::{Cache, Kitchen};
 use super::order::order;
 use super::{By, Part, Plan, Problem, Target};
-use crate::environment::{Backend, Publication, Result, Tools, Variant, lacks};
+use crate::environment::{Backend, Publication, Result, Tools, Variant, lacks, nearest};
 use crate::flux::{self, COMPONENTS, kustomize};
 use crate::k8s::DynamicObject;
 
@@ -221,7 +221,9 @@ fn near_folder(publication: &Publication, path: &str) -> Option<String> {
         .files()
         .filter_map(|(file, _)| Some(format!("./{}", file.rsplit_once("/kustomization.yaml")?.0)))
         .collect();
-    crate::environment::nearest(path, folders.iter().map(String::as_str))
+    let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let near = nearest(path, folders.iter().map(String::as_str))?;
+    nearest(&last(path), [last(&near).as_str()]).map(|_| near)
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {

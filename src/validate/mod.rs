@@ -153,7 +153,10 @@ impl Validator<'_> {
 
     fn objects(&self, plan: &Plan, bundle: &Bundle, checked: &mut Checked) -> Vec<Problem> {
         let mut problems = plan.problems.clone();
-        problems.extend(plan::check_references(plan));
+        // What could not be rendered would be missed by what refers to it.
+        if problems.is_empty() {
+            problems.extend(plan::check_references(plan));
+        }
         let (wrong, notes) = images::check(plan, bundle);
         problems.extend(wrong);
         checked.notes.extend(notes);

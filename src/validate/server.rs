@@ -184,13 +184,19 @@ fn own_kind(mut kind: DynamicObject) -> DynamicObject {
 
 /// What the API server refuses about an object; `None` when it was not the object.
 fn refused(folder: &str, object: &DynamicObject, error: &k8s::Error, mask: &Mask) -> Option<Problem> {
-    if !error.code().is_some_and(|code| (400..500).contains(&code) && code != 401 && code != 408 && code != 429) {
+    let text = error.to_string();
+    // Server-side apply calls what is no object of the kind an internal error.
+    let untyped = text.contains("failed to create typed patch object");
+    let about_it = |code| (400..500).contains(&code) && ![401, 408, 429].contains(&code);
+    if !untyped && !error.code().is_some_and(about_it) {
         return None;
     }
     let named = reference(object);
-    let text = error.to_string();
-    let said = text.split_once("as a dry run").map_or(text.as_str(), |(_, said)| said);
-    let said = said.rsplit_once("cluster: ").map_or(said, |(_, said)| said).trim_start_matches(": ");
+    let said = text.split_once(" cluster: ").map_or(text.as_str(), |(_, said)| said);
+    let said = match said.split_once("failed to create typed patch object (") {
+        Some((_, rest)) => rest.split_once("): ").map_or(rest, |(_, said)| said),
+        None => said,
+    };
     let field = field_of(said);
     let message = format!("{named}: {}", mask.replace(said));
     Some(Problem::object(

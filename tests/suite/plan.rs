@@ -62,3 +62,31 @@ async fn without_a_bundle_and_without_an_environment_it_says_what_to_do() {
     assert_ne!(ended.code, 0);
     assert!(ended.stderr.contains("cluster-init bundle build"), "{}", ended.stderr);
 }
+
+#[tokio::test]
+async fn vendoring_changes_files_and_not_what_is_deployed() {
+    let home = Home::new();
+    let repository = crate::bad_input::original().await;
+    let root = repository.path().to_str().unwrap();
+    let objects = async || {
+        let json = plan(&home, &["kubeadm-capo", "--repo", root, "--output", "json"]).await.ok().json();
+        let parts = json["parts"].as_array().unwrap().clone();
+        // What the chart renders and the environment's objects name the revision, which is another one.
+        let own = |part: &serde_json::Value| part["by"] != "chart" && part["folder"].is_string();
+        let named = |part: &serde_json::Value| part["folder"].as_str().unwrap().contains("management-cluster-configs");
+        let telco = |part: &serde_json::Value| part["folder"].as_str().unwrap().contains("telco-cloud-init");
+        parts.into_iter().filter(|part| own(part) && !named(part) && !telco(part)).collect::<Vec<_>>()
+    };
+    let before = objects().await;
+    bundle();
+    let report = home.run(["vendor", "--repo", root, "--output", "json"]).await.ok().json();
+    assert!(report["written"].as_array().unwrap().len() > 20, "{report}");
+    let left = report["left"].as_array().unwrap();
+    assert!(left.iter().all(|url| url.as_str().unwrap().contains("calico")), "{report}");
+    let capi = repository.path().join("kustomize-components/capi");
+    let text = cluster_init::fsx::read_text(&capi.join("kustomization.yaml")).unwrap();
+    assert!(!text.contains("https://"), "{text}");
+    assert_eq!(objects().await, before);
+    let again = home.run(["vendor", "--repo", root, "--output", "json"]).await.ok().json();
+    assert_eq!(again["written"], serde_json::json!([]));
+}
