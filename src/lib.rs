@@ -6,6 +6,9 @@ pub mod cli;
 pub mod ui;
 
 pub mod bootstrap;
+pub mod validate;
+
+pub mod plan;
 
 pub mod backend;
 

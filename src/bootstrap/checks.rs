@@ -109,7 +109,9 @@ async fn bundle(story: &Story) -> Result<String> {
 async fn environment(story: &Story) -> Result<String> {
     let publication = story.publication().await?;
     publication.check(story.tools().await?).await?;
-    Ok(format!("revision {}, chart {}", publication.revision.tag(), publication.chart.version()))
+    // The digest is that of `cluster-init plan`.
+    let (tag, version) = (publication.revision.tag(), publication.chart.version());
+    Ok(format!("revision {tag}, chart {version}, {}", publication.digest()))
 }
 
 fn disk(story: &Story) -> Result<String> {

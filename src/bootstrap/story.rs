@@ -139,7 +139,7 @@ impl Story {
         self.publication
             .get_or_try_init(async || {
                 let upstream = |url: &str| bundle.manifest(url).map_err(Failure::from);
-                let variables = Variables::from_process();
+                let variables = self.environment.variables(Variables::from_process())?;
                 let dirty = self.subject.dirty;
                 Publication::prepare(&self.repository, &self.environment, tools, &upstream, &variables, dirty)
                     .await

@@ -16,7 +16,7 @@ const RECIPE: &str = "1";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -24,6 +24,8 @@ const FILES: [(&str, &str); 7] = [
     ("registry/main.go", include_str!("../../tools/parts/registry/main.go")),
     ("cert-manager/go.mod", include_str!("../../tools/parts/cert-manager/go.mod")),
     ("cert-manager/go.sum", include_str!("../../tools/parts/cert-manager/go.sum")),
+    ("providers/go.mod", include_str!("../../tools/parts/providers/go.mod")),
+    ("providers/go.sum", include_str!("../../tools/parts/providers/go.sum")),
 ];
 
 /// One part, as `parts.toml` describes it.

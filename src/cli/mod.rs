@@ -9,9 +9,12 @@ mod local;
 mod node;
 mod output;
 mod pivot;
+mod plan;
 mod provider;
 mod publish;
 mod status;
+mod validate;
+mod vendor;
 mod watch;
 
 use std::process::ExitCode;
@@ -65,6 +68,12 @@ enum Command {
     Bootstrap(bootstrap::Args),
     /// Go on with a bootstrap that was interrupted or has failed.
     Resume(bootstrap::ResumeArgs),
+    /// Show what every cluster would be given, and change nothing.
+    Plan(plan::Args),
+    /// Look for everything that is wrong with an environment, or with all, and change nothing.
+    Validate(validate::Args),
+    /// Put upstream's manifests into the working tree, for sites whose clusters reach Git only.
+    Vendor(vendor::Args),
     /// Show whether an environment manages itself and everything is ready; the exit code says it too.
     Status(status::Args),
     /// Print the management cluster's kubeconfig.
@@ -143,6 +152,9 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bootstrap(args) => bootstrap::run(args, &cli.global, printer).await,
         Command::Resume(args) => bootstrap::resume(args, &cli.global, printer).await,
+        Command::Plan(args) => plan::run(args, &cli.global, printer).await,
+        Command::Validate(args) => validate::run(args, &cli.global, printer).await,
+        Command::Vendor(args) => vendor::run(&args, &cli.global, printer),
         Command::Status(args) => status::run(args, &cli.global, printer).await,
         Command::Kubeconfig(args) => kubeconfig::run(args, &cli.global, printer).await,
         Command::Watch(args) => watch::run(args, &cli.global, printer).await,

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
+use crate::yaml;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -13,6 +14,8 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+    /// The same as YAML; a plan as manifests.
+    Yaml,
 }
 
 /// Prints data on standard output; a closed pipe is no error.
@@ -37,6 +40,7 @@ impl Printer {
         let mut out = match self.format {
             Format::Text => text(value),
             Format::Json => serde_json::to_string_pretty(value).map_err(Failure::from_error)?,
+            Format::Yaml => yaml::to_string(value)?,
         };
         if !out.is_empty() && !out.ends_with('\n') {
             out.push('\n');

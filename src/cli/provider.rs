@@ -41,7 +41,7 @@ pub async fn run(command: Provider, global: &Global, printer: Printer) -> Result
         }
         Provider::Crds { write: None } => match printer.format() {
             Format::Json => printer.value(&crds(), |_| String::new()),
-            Format::Text => {
+            Format::Text | Format::Yaml => {
                 let texts: Vec<String> = files()?.into_iter().map(|(_, text)| text).collect();
                 printer.raw(texts.join("---\n").as_bytes())
             }

@@ -57,7 +57,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (kubectl, helm) = (bundle.tool_async("kubectl").await?, bundle.tool_async("helm").await?);
     let tools = Tools { kubectl: &kubectl, helm: &helm };
     let upstream = |url: &str| Ok(bundle.manifest(url)?);
-    let variables = Variables::from_process();
+    let variables = environment.variables(Variables::from_process())?;
     let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, args.dirty).await?;
     publication.check(tools).await?;
     let management = Management::find(&home, environment.name()).await?;

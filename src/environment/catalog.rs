@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::error::nearest;
 use super::{Configuration, Error, Result, Settings, Variables};
 use crate::flux::kustomize::{self, FILE_NAMES, References};
-use crate::fsx;
-use crate::k8s;
+use crate::{flux, fsx, k8s, yaml};
 
 /// The folder that holds them.
 pub const FOLDER: &str = "environment-values";
@@ -70,7 +71,15 @@ impl Environment {
         for (file, text) in self.texts()? {
             variables.check(&text, &file)?;
         }
-        let text = kustomize::build(kubectl, &self.root.join(self.folder())).await?;
+        let built = kustomize::build(kubectl, &self.root.join(self.folder())).await;
+        let text = built.map_err(|error| match error {
+            flux::Error::Build { reason, .. } => {
+                let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+                let reason = reason.replace(&format!("{}/", root.display()), "");
+                flux::Error::Build { folder: self.folder(), reason }
+            }
+            other => other,
+        })?;
         let objects = k8s::parse(&text, &self.folder())?;
         Configuration::read(&self.name, objects, variables)
     }
@@ -78,6 +87,28 @@ impl Environment {
     /// The texts that kustomize puts together, by their paths from the root.
     fn texts(&self) -> Result<BTreeMap<String, String>> {
         let mut texts = BTreeMap::new();
+        for kustomization in self.kustomizations()? {
+            let References { resources, files } = &kustomization.references;
+            for entry in resources.iter().chain(files) {
+                let Some(path) = kustomize::join(&kustomization.folder, entry) else { continue };
+                let on_disk = self.root.join(&path);
+                // What is no text has no variables. What does not exist, kustomize reports.
+                if on_disk.is_file()
+                    && let Ok(text) = String::from_utf8(fsx::read(&on_disk)?)
+                {
+                    texts.insert(path, text);
+                }
+            }
+            // Comments of the kustomization itself do not get into what it makes; their lines are kept, for the numbers.
+            let code = |line: &str| if line.trim_start().starts_with('#') { String::new() } else { line.to_owned() };
+            texts.insert(kustomization.file, kustomization.text.lines().map(code).collect::<Vec<_>>().join("\n"));
+        }
+        Ok(texts)
+    }
+
+    /// The environment's kustomization and those that it builds on, itself first.
+    fn kustomizations(&self) -> Result<Vec<Kustomization>> {
+        let mut found = Vec::new();
         let mut seen = BTreeSet::new();
         let mut folders = vec![self.folder()];
         while let Some(folder) = folders.pop() {
@@ -88,24 +119,102 @@ impl Environment {
             let file = format!("{folder}/{name}");
             let text = fsx::read_text(&self.root.join(&file))?;
             let references = References::read(&text, &file)?;
-            for entry in references.resources.iter().chain(&references.files) {
-                let Some(path) = kustomize::join(&folder, entry) else { continue };
-                let on_disk = self.root.join(&path);
-                if on_disk.is_dir() {
-                    folders.push(path);
-                } else if on_disk.is_file() {
-                    // What is no text has no variables. What does not exist, kustomize reports.
-                    if let Ok(text) = String::from_utf8(fsx::read(&on_disk)?) {
-                        texts.insert(path, text);
-                    }
+            let below = references.resources.iter().filter_map(|entry| kustomize::join(&folder, entry));
+            folders.extend(below.filter(|path| self.root.join(path).is_dir()));
+            found.push(Kustomization { folder, file, text, references });
+        }
+        Ok(found)
+    }
+
+    /// The variables that its files may use: the given ones, then those of a file `.env` beside its kustomization, then those
+    /// of one in the repository's root.
+    pub fn variables(&self, given: Variables) -> Result<Variables> {
+        let mut all = given;
+        for file in [format!("{}/.env", self.folder()), ".env".to_owned()] {
+            if let Some(text) = fsx::read_text_if_present(&self.root.join(&file))? {
+                all = all.beneath(&text, &file)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Variables that only secret files use and that have no value: whoever looks at the environment need not know them.
+    pub fn unknown_secrets(&self, variables: &Variables) -> Result<Vec<String>> {
+        let mut known = variables.clone();
+        let mut names = Vec::new();
+        for file in self.value_files(variables)?.into_iter().filter(|file| file.secret) {
+            while let Err(Error::Undefined { name, .. }) = known.check(&file.text, &file.path) {
+                known = known.with(&name, "");
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The files that hold the chart's values, in the order in which they are merged, with what is wrong with their variables.
+    pub fn value_files(&self, variables: &Variables) -> Result<Vec<ValueFile>> {
+        let mut found = BTreeMap::new();
+        for kustomization in self.kustomizations()? {
+            for (object, key, path) in generated(&yaml::from_str(&kustomization.text, &kustomization.file)?) {
+                let layer = LAYERS.iter().position(|layer| (layer.0, layer.1) == (object.as_str(), key.as_str()));
+                let (Some(layer), Some(path)) = (layer, kustomize::join(&kustomization.folder, &path)) else {
+                    continue;
+                };
+                // What builds on another kustomization comes first here, and overrides it.
+                if !found.contains_key(&layer) && self.root.join(&path).is_file() {
+                    let text = fsx::read_text(&self.root.join(&path))?;
+                    let problem = variables.check(&text, &path).err();
+                    let text = if problem.is_none() { variables.replace(&text, &path)? } else { text };
+                    found.insert(layer, ValueFile { path, text, secret: LAYERS[layer].2, problem });
                 }
             }
-            // Comments of the kustomization itself do not get into what it makes; their lines are kept, for the numbers.
-            let code = |line: &str| if line.trim_start().starts_with('#') { String::new() } else { line.to_owned() };
-            texts.insert(file, text.lines().map(code).collect::<Vec<_>>().join("\n"));
         }
-        Ok(texts)
+        Ok(found.into_values().collect())
     }
+}
+
+/// A kustomization of an environment.
+struct Kustomization {
+    folder: String,
+    file: String,
+    text: String,
+    references: References,
+}
+
+/// A file that holds values of the chart.
+#[derive(Debug)]
+pub struct ValueFile {
+    /// Its path from the repository's root.
+    pub path: String,
+    /// Its text, with variables replaced unless there is a problem with them.
+    pub text: String,
+    /// Whether nothing of it may be shown.
+    pub secret: bool,
+    /// A variable that has no value.
+    pub problem: Option<Error>,
+}
+
+/// Object, key, and whether it is secret: what the HelmRelease merges, in its order.
+const LAYERS: [(&str, &str, bool); 4] = [
+    (super::VALUES, "base_values", false),
+    (super::VALUES, "values", false),
+    (super::configuration::SECRETS, "secrets", true),
+    (super::configuration::INFRA_SECRETS, "infra-secrets", true),
+];
+
+/// Name of the object, key and path of every file that a kustomization puts into a ConfigMap or Secret.
+fn generated(kustomization: &Value) -> Vec<(String, String, String)> {
+    let mut all = Vec::new();
+    for field in ["configMapGenerator", "secretGenerator"] {
+        for generator in kustomization[field].as_array().into_iter().flatten() {
+            let name = generator["name"].as_str().unwrap_or_default();
+            for entry in generator["files"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                let (key, path) = entry.split_once('=').unwrap_or((entry.rsplit('/').next().unwrap_or(entry), entry));
+                all.push((name.to_owned(), key.to_owned(), path.to_owned()));
+            }
+        }
+    }
+    all
 }
 
 fn kustomization_in(folder: &Path) -> Option<&'static str> {

@@ -3,11 +3,12 @@
 use serde_json::Value;
 
 use super::{Error, Result};
-use crate::flux::kustomize;
+use crate::flux::{Missing, kustomize};
 use crate::git::Tree;
 
-/// Checks that the path of every rendered Kustomization that is served from the source artifact exists in it.
-pub(super) fn paths(rendered: &[Value], source: &Tree) -> Result<()> {
+/// Checks that the path of every rendered Kustomization that is served from the source artifact exists in it, and that
+/// nothing that it is built from is missing.
+pub(super) fn paths(rendered: &[Value], source: &Tree, missing: &[Missing]) -> Result<()> {
     for object in rendered {
         if object["kind"] != "Kustomization"
             || object.pointer("/spec/sourceRef/kind") != Some(&Value::from("OCIRepository"))
@@ -17,11 +18,21 @@ pub(super) fn paths(rendered: &[Value], source: &Tree) -> Result<()> {
         let component = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let path = object.pointer("/spec/path").and_then(Value::as_str).unwrap_or_default();
         let folder = kustomize::join("", path.trim_start_matches('/'));
-        if !folder.is_some_and(|folder| source.has_folder(&folder)) {
+        let Some(folder) = folder.filter(|folder| source.has_folder(folder)) else {
             return Err(Error::NoSuchPath { component: component.to_owned(), path: path.to_owned() });
+        };
+        if let Some(missing) = lacks(source, &folder, missing).next() {
+            return Err(missing.error().into());
         }
     }
     Ok(())
+}
+
+/// What a folder, or one that it builds on, lacks.
+pub fn lacks<'a>(source: &Tree, folder: &str, missing: &'a [Missing]) -> impl Iterator<Item = &'a Missing> {
+    // Most lack nothing, and the folders need not be read.
+    let folders = if missing.is_empty() { Vec::new() } else { kustomize::closure(source, folder) };
+    missing.iter().filter(move |missing| folders.contains(&missing.folder))
 }
 
 #[cfg(test)]
@@ -34,9 +45,23 @@ mod tests {
         let mut tree = Tree::default();
         tree.insert("kustomize-components/capi/kustomization.yaml", "");
         let component = |path: &str, kind: &str| json!({"kind": "Kustomization", "metadata": {"name": "capi"}, "spec": {"path": path, "sourceRef": {"kind": kind}}});
-        paths(&[component("./kustomize-components/capi", "OCIRepository")], &tree).unwrap();
-        paths(&[component("./elsewhere", "GitRepository")], &tree).unwrap();
-        let error = paths(&[component("./kustomize-components/cap", "OCIRepository")], &tree).unwrap_err();
+        paths(&[component("./kustomize-components/capi", "OCIRepository")], &tree, &[]).unwrap();
+        paths(&[component("./elsewhere", "GitRepository")], &tree, &[]).unwrap();
+        let error = paths(&[component("./kustomize-components/cap", "OCIRepository")], &tree, &[]).unwrap_err();
         assert_eq!(error.to_string(), "components.capi.path: the repository has no folder ./kustomize-components/cap");
+    }
+
+    #[test]
+    fn what_an_enabled_component_lacks_is_named_and_others_may_lack_it() {
+        let mut tree = Tree::default();
+        tree.insert("k/a/kustomization.yaml", "resources: [../b]\n");
+        tree.insert("k/b/kustomization.yaml", "");
+        tree.insert("k/c/kustomization.yaml", "");
+        let (folder, file) = ("k/b".to_owned(), "k/b/kustomization.yaml".to_owned());
+        let missing = [Missing { folder, file, line: 3, url: "https://x/y".into(), resource: true }];
+        let component = |path: &str| json!({"kind": "Kustomization", "metadata": {"name": "a"}, "spec": {"path": path, "sourceRef": {"kind": "OCIRepository"}}});
+        paths(&[component("./k/c")], &tree, &missing).unwrap();
+        let error = paths(&[component("./k/a")], &tree, &missing).unwrap_err();
+        assert_eq!(error.to_string(), "k/b/kustomization.yaml:3: https://x/y is not in the bundle");
     }
 }

@@ -15,9 +15,9 @@ use crate::yaml;
 /// The ConfigMap with open values.
 pub const VALUES: &str = "management-cluster-values";
 /// The Secret with secret values and the credentials for Git.
-const SECRETS: &str = "management-cluster-secrets";
+pub(super) const SECRETS: &str = "management-cluster-secrets";
 /// The Secret with the credentials of the infrastructure.
-const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
+pub(super) const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
 /// The Secret from which the management cluster's copies of the three are made.
 const COPY: &str = "management-cluster-copy";
 
@@ -187,6 +187,11 @@ fn texts(object: &DynamicObject, environment: &str, named: &ObjectRef) -> Result
         }
     }
     Ok(texts)
+}
+
+/// The texts of a ConfigMap or Secret by their keys; what is no text is left out.
+pub fn texts_of(object: &DynamicObject) -> Vec<(String, String)> {
+    texts(object, "", &reference(object)).unwrap_or_default()
 }
 
 fn encode(secret: &Secret) -> String {

@@ -1,5 +1,6 @@
 //! What can be wrong with an environment.
 
+use super::VALUES;
 use crate::failure::Failure;
 use crate::{flux, fsx, git, yaml};
 
@@ -39,6 +40,12 @@ pub enum Error {
         at: String,
         /// The variable.
         name: String,
+    },
+    /// A line of a file `.env`.
+    #[error("{at}: it is no variable")]
+    EnvFile {
+        /// File and line.
+        at: String,
     },
     /// `${` without a variable.
     #[error("{at}: {found:?} is not a variable")]
@@ -114,7 +121,16 @@ impl From<Error> for Failure {
             Error::Undefined { name, .. } => {
                 Self::usage(message).hint(format!("set it, or give it a default: ${{{name}:-default}}"))
             }
+            Error::EnvFile { .. } => Self::usage(message).hint("write NAME=value, or NAME='value' where it holds spaces or $"),
             Error::Malformed { .. } => Self::usage(message).hint("write $${ for a ${ that is to stay"),
+            Error::Settings { .. } => Self::usage(message).hint("README.md says which settings there are"),
+            Error::Unread { .. } => Self::usage(message).hint(format!(
+                "the release reads base_values and values of the ConfigMap {VALUES}, and the Secrets beside it: see environment-values/base"
+            )),
+            Error::Missing { .. } => {
+                Self::usage(message).hint("build on the base: resources: [../base]; see environment-values/local")
+            }
+            Error::NoValues { .. } => Self::usage(message).hint("write keys and values: key: value"),
             Error::Flux(error) => error.into(),
             Error::Git(error) => error.into(),
             Error::Yaml(error) => error.into(),
@@ -126,7 +142,7 @@ impl From<Error> for Failure {
 }
 
 /// The known word that is nearest to what was written, if one is near at all.
-pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let scored = known.into_iter().map(|word| (distance(written, word), word));
     let (score, word) = scored.min()?;
     (score <= written.chars().count().max(word.chars().count()).div_ceil(3)).then(|| word.to_owned())

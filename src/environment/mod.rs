@@ -15,9 +15,10 @@ mod secret;
 mod settings;
 mod variables;
 
-pub use catalog::{Environment, FOLDER};
-pub use configuration::{Configuration, VALUES};
-pub use error::{Error, Result};
+pub use catalog::{Environment, FOLDER, ValueFile};
+pub use check::lacks;
+pub use configuration::{Configuration, VALUES, texts_of};
+pub use error::{Error, Result, nearest};
 pub use management::{MANAGEMENT_CLUSTER, Management};
 pub use publication::{Publication, Tools, Variant};
 pub use secret::Secret;

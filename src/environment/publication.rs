@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::check;
 use super::{Configuration, Environment, Error, FOLDER, Result, SETTINGS, Variables};
-use crate::flux::{self, CHART, COMPONENTS, Chart, Package, RELEASE, Upstream};
+use crate::flux::{self, CHART, COMPONENTS, Chart, Missing, Package, RELEASE, Upstream};
 use crate::git::{Repository, Revision, Tree};
 use crate::k8s::{self, DynamicObject};
 
@@ -48,6 +48,8 @@ pub struct Publication {
     pub revision: Revision,
     /// The source, with the content of upstream URLs in it.
     pub source: Tree,
+    /// Upstream URLs whose content is not at hand; what is enabled must need none of them.
+    pub missing: Vec<Missing>,
     /// The chart.
     pub chart: Chart,
     /// The environment's values.
@@ -75,18 +77,18 @@ impl Publication {
         folders.extend(publish.iter().cloned());
         let (revision, tree) = repository.snapshot(&folders, dirty)?;
         let chart = Chart::of(&tree, &revision)?;
-        let source = flux::assemble(&tree.only(publish), upstream)?;
+        let (source, missing) = flux::assemble_available(&tree.only(publish), upstream)?;
         let variables = variables.clone().with("CURRENT_COMMIT", revision.tag());
         let configuration = environment.configure(tools.kubectl, &variables).await?;
         let (origin, created) = (repository.origin(), repository.head_time()?);
-        Ok(Self { revision, source, chart, configuration, origin, created })
+        Ok(Self { revision, source, missing, chart, configuration, origin, created })
     }
 
     /// Checks that the chart can be rendered with the environment's values in both phases, and that the folder of every
     /// component exists.
     pub async fn check(&self, tools: Tools<'_>) -> Result<()> {
         for phase in ["bootstrap", "management"] {
-            check::paths(&self.components(tools, phase).await?, &self.source)?;
+            check::paths(&self.components(tools, phase).await?, &self.source, &self.missing)?;
         }
         Ok(())
     }
@@ -98,6 +100,19 @@ impl Publication {
         let mut layers = self.configuration.layers().to_vec();
         layers.push(&commit);
         Ok(self.chart.render(tools.helm, phase, &layers).await?)
+    }
+
+    /// A digest of all that decides what clusters are given: equal digests, equal clusters.
+    pub fn digest(&self) -> String {
+        let parts = [
+            self.revision.tag(),
+            self.chart.version().to_owned(),
+            self.chart.digest(),
+            self.source.digest(),
+            self.configuration.environment.clone(),
+            self.configuration.digest(),
+        ];
+        format!("sha256:{}", digest_of(&parts))
     }
 
     /// The artifacts to push.
@@ -139,6 +154,15 @@ impl Publication {
         }
         Ok(objects)
     }
+}
+
+/// A digest of some texts and of where each ends, in hexadecimal.
+fn digest_of(parts: &[String]) -> String {
+    let mut tree = Tree::default();
+    for (index, part) in parts.iter().enumerate() {
+        tree.insert(index.to_string(), part.as_str());
+    }
+    tree.digest()
 }
 
 /// Replaces the variables of all texts in a value.

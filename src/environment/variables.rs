@@ -24,6 +24,24 @@ impl Variables {
         Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
     }
 
+    /// Adds the variables of a file `.env`, as far as they are not defined already. As in a shell, single quotes keep dollar
+    /// signs as they are.
+    pub fn beneath(mut self, text: &str, file: &str) -> Result<Self> {
+        for pair in dotenvy::from_read_iter(text.as_bytes()) {
+            let (name, value) = pair.map_err(|error| {
+                // The line may hold a secret: its number must do.
+                let wrong = match &error {
+                    dotenvy::Error::LineParse(line, _) => text.lines().position(|other| other.trim() == line.trim()),
+                    _ => None,
+                };
+                let at = wrong.map_or_else(|| file.to_owned(), |index| format!("{file}:{}", index + 1));
+                Error::EnvFile { at }
+            })?;
+            self.0.entry(name).or_insert(value);
+        }
+        Ok(self)
+    }
+
     /// The given variables.
     pub fn of<K: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
         Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
@@ -34,6 +52,12 @@ impl Variables {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.0.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Gives variables a value that nobody takes for theirs.
+    #[must_use]
+    pub fn with_stand_ins(self, names: &[String]) -> Self {
+        names.iter().fold(self, |all, name| all.with(name, format!("stand-in-for-{}", name.to_lowercase())))
     }
 
     /// Replaces the variables of a text; `at` says where it stands, for errors.
@@ -166,6 +190,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(variables().replace(text, "t").unwrap(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_adds_what_is_not_defined() {
+        let text = "# comment\nA=other\nexport B='p$a ss'\n\nC=\"x y\"\n";
+        let all = Variables::of([("A", "1")]).beneath(text, ".env").unwrap();
+        assert_eq!(all.replace("${A} ${B} ${C}", "t").unwrap(), "1 p$a ss x y");
+        let error = Variables::default().beneath("A=1\nhunter2 is no line\n", "e/.env").unwrap_err().to_string();
+        assert_eq!(error, "e/.env:2: it is no variable");
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Chart {
         &self.version
     }
 
+    /// A digest of its files.
+    pub fn digest(&self) -> String {
+        self.tree.digest()
+    }
+
     /// The artifact that Helm and Flux' HelmRepository read.
     pub fn package(&self) -> Result<Package> {
         let packed = Artifact::helm_chart(&archive(&self.tree), &self.version);

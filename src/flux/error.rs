@@ -98,9 +98,10 @@ impl From<Error> for Failure {
             Error::Upstream { .. } => Self::usage(message).hint(
                 "put the file beside the kustomization, or add the URL to tools/parts/parts.toml and run `cluster-init bundle build`",
             ),
-            Error::Missing { .. } | Error::NoFolder { .. } | Error::Chart { .. } | Error::Build { .. } => {
-                Self::usage(message)
-            }
+            Error::Missing { .. } => Self::usage(message).hint("correct the path, or add the file and commit it"),
+            Error::NoFolder { .. } => Self::usage(message).hint("restore it from the release you started from"),
+            Error::Chart { .. } => Self::usage(message).hint("compare it with the chart of the release you started from"),
+            Error::Build { folder, .. } => Self::usage(message).hint(format!("try it: kubectl kustomize {folder}")),
             Error::Values { .. } => {
                 Self::usage(message).hint("correct the environment's values.yaml, or the chart's own values")
             }

@@ -215,9 +215,12 @@ fn acts_remotely(object: &DynamicObject) -> bool {
 pub(crate) fn inventory(object: &DynamicObject) -> impl Iterator<Item = Entry> {
     let entries = object.data.pointer("/status/inventory/entries").and_then(Value::as_array);
     entries.into_iter().flatten().filter_map(|entry| {
-        let mut parts = entry["id"].as_str()?.split('_');
-        let (namespace, name, group, kind) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        Some((group.to_owned(), kind.to_owned(), namespace.to_owned(), name.to_owned()))
+        // The name may hold underscores: two of them stand for a colon.
+        let (namespace, rest) = entry["id"].as_str()?.split_once('_')?;
+        let (rest, kind) = rest.rsplit_once('_')?;
+        let (name, group) = rest.rsplit_once('_')?;
+        let name = name.replace("__", ":");
+        Some((group.to_owned(), kind.to_owned(), namespace.to_owned(), name))
     })
 }
 
@@ -249,6 +252,22 @@ mod tests {
             {"id": "capi-system_serving-cert_cert-manager.io_Certificate", "v": "v1"}]},
             "conditions": [{"type": "Ready", "status": "Unknown"},
                 {"type": "Reconciling", "status": "True", "message": "Running health checks for revision r1 with a timeout of 3m"}]})
+    }
+
+    #[test]
+    fn names_of_an_inventory_may_hold_colons() {
+        let status = json!({"inventory": {"entries": [
+            {"id": "kube-system_cert-manager__leader_rbac.authorization.k8s.io_Role", "v": "v1"},
+            {"id": "default_values__ConfigMap", "v": "v1"}]}});
+        let names: Vec<Entry> = inventory(&kustomization("a", &json!({}), &status)).collect();
+        let text = |text: &str| text.to_owned();
+        assert_eq!(
+            names,
+            [
+                (text("rbac.authorization.k8s.io"), text("Role"), text("kube-system"), text("cert-manager:leader")),
+                (text(""), text("ConfigMap"), text("default"), text("values")),
+            ]
+        );
     }
 
     fn entry(group: &str, kind: &str, name: &str) -> Entry {

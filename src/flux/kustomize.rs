@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Error, Result};
 use crate::exec::{self, Command};
+use crate::git::Tree;
 use crate::yaml;
 
 /// The names under which kustomize looks for its file in a folder.
@@ -20,12 +21,28 @@ pub async fn build(kubectl: &Path, folder: &Path) -> Result<String> {
     let run = Command::new(kubectl).arg("kustomize").arg(folder).run(LIMIT).await;
     match run {
         Ok(output) => Ok(output.text()),
-        Err(exec::Error::Status { stderr, .. }) => Err(Error::Build {
-            folder: folder.display().to_string(),
-            reason: stderr.trim().trim_start_matches("error: ").to_owned(),
-        }),
+        Err(exec::Error::Status { stderr, .. }) => {
+            Err(Error::Build { folder: folder.display().to_string(), reason: plain(&stderr) })
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What kustomize says, without the ways on which it did not find out: it tries a file as a folder, too, and tells both.
+fn plain(stderr: &str) -> String {
+    let mut said = stderr.trim().trim_start_matches("error: ");
+    if let Some((_, rest)) = said.split_once("accumulation err='") {
+        said = rest.split("': must build at directory").next().unwrap_or(rest);
+    }
+    while let Some(rest) = said.strip_prefix("accumulating resources: ") {
+        said = rest;
+    }
+    for doing in ["accumulating resources from '", "merging resources from '"] {
+        if let Some((file, reason)) = said.strip_prefix(doing).and_then(|rest| rest.split_once("': ")) {
+            return format!("{file}: {}", reason.trim_end_matches('.'));
+        }
+    }
+    said.trim_end_matches('.').to_owned()
 }
 
 /// What a kustomization file refers to.
@@ -60,6 +77,24 @@ impl References {
 
 fn strings(value: &Value) -> impl Iterator<Item = String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned)
+}
+
+/// A folder and the folders that its kustomization builds on.
+pub fn closure(source: &Tree, folder: &str) -> Vec<String> {
+    let mut folders = vec![folder.to_owned()];
+    let mut known = 0;
+    while let Some(folder) = folders.get(known).cloned() {
+        known += 1;
+        let file = FILE_NAMES.iter().find_map(|name| source.get(&format!("{folder}/{name}")));
+        let Some(text) = file.map(|file| String::from_utf8_lossy(&file.content)) else { continue };
+        let Ok(references) = References::read(&text, &folder) else { continue };
+        for path in references.resources.iter().filter_map(|entry| join(&folder, entry)) {
+            if source.has_folder(&path) && !folders.contains(&path) {
+                folders.push(path);
+            }
+        }
+    }
+    folders
 }
 
 /// Whether kustomize would fetch an entry over HTTP.
@@ -108,6 +143,27 @@ mod tests {
         let found = References::read(text, "k").unwrap();
         assert_eq!(found.resources, ["a.yaml", "../base", "https://x/y.yaml", "c"]);
         assert_eq!(found.files, ["values.yaml", "plain.txt", "x.env"]);
+    }
+
+    #[test]
+    fn what_kustomize_says_is_made_short() {
+        let cases = [
+            (
+                "error: accumulating resources: accumulation err='accumulating resources from 'a.yaml': missing metadata.name in object': must build at directory: '/x/a.yaml': file is not directory\n",
+                "a.yaml: missing metadata.name in object",
+            ),
+            (
+                "error: accumulating resources: accumulating resources from 'a.yaml': MalformedYAMLError: yaml: line 1: x\n",
+                "a.yaml: MalformedYAMLError: yaml: line 1: x",
+            ),
+            (
+                "error: invalid Kustomization: json: unknown field \"x\"",
+                "invalid Kustomization: json: unknown field \"x\"",
+            ),
+        ];
+        for (said, expected) in cases {
+            assert_eq!(plain(said), expected);
+        }
     }
 
     #[test]

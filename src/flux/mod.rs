@@ -16,7 +16,7 @@ pub mod kustomize;
 mod package;
 mod ready;
 
-pub use assemble::{Upstream, assemble};
+pub use assemble::{Missing, Upstream, assemble, assemble_available};
 pub use canary::{canary_package, sing};
 pub use chart::{CHART, Chart};
 pub use control::{nudge, nudge_release, resume, suspend};

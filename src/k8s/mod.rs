@@ -4,6 +4,7 @@
 //! exception and live in `capi`.
 
 mod cluster;
+mod dry_run;
 mod error;
 mod manifest;
 mod object;

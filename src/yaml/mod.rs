@@ -1,5 +1,7 @@
 //! YAML, read as kubectl reads it: the only module that knows which library does it.
 
+mod spots;
+
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,6 +10,8 @@ use serde_saphyr::{DuplicateKeyPolicy, Options};
 
 use crate::failure::Failure;
 use crate::fsx;
+
+pub use spots::{Spot, Spots};
 
 /// Text that is not the YAML that was expected.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +33,7 @@ fn at(line: u64, column: u64) -> String {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::usage(error.to_string())
+        Self::usage(error.to_string()).hint("correct the YAML")
     }
 }
 
@@ -68,6 +72,14 @@ pub fn documents(text: &str, origin: &str) -> Result<Vec<serde_json::Value>, Err
     let all: Vec<serde_json::Value> =
         serde_saphyr::from_multiple_with_options(text, options()).map_err(|e| error(origin, &e))?;
     Ok(all.into_iter().filter(|doc| !doc.is_null()).collect())
+}
+
+/// Reads all documents of a stream with the places of their keys, leaving out empty ones.
+pub fn located(text: &str, origin: &str) -> Result<Vec<(serde_json::Value, Spots)>, Error> {
+    let all: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(|e| error(origin, &e))?;
+    let spots = Spots::documents(text, origin)?;
+    Ok(all.into_iter().zip(spots).filter(|(doc, _)| !doc.is_null()).collect())
 }
 
 /// Reads a file that holds one document.

@@ -10,6 +10,7 @@
 )]
 
 mod arena;
+mod bad_input;
 mod bundle;
 mod cli;
 mod content;
@@ -17,6 +18,7 @@ mod kill_matrix;
 mod local;
 mod pivot;
 mod pivot_trouble;
+mod plan;
 mod provider;
 mod publish;
 mod seed;

@@ -245,10 +245,27 @@ async fn its_own_master(run: &Run<'_>) -> Cluster {
 async fn day_two(run: &Run<'_>, management: &Cluster) {
     let before = names(&machines(management).await);
     assert_eq!(before.len(), 2, "{before:?}");
+    let kubeconfig = run.home.path().join("planned.kubeconfig");
+    fsx::write_private(&kubeconfig, run.run(&["kubeconfig", "local"]).await.ok().stdout).unwrap();
+    let against = ["plan", "local", "--against", kubeconfig.to_str().unwrap()];
+    let plan = run.run(&against).await.ok().stdout;
+    assert!(plan.contains("nothing would change"), "{plan}");
+    // What was planned is what was applied.
+    let digest = plan.lines().nth(1).unwrap().to_owned();
+    let events = run.home.path().join("runs/local");
+    let events =
+        fsx::list(&events).unwrap().iter().map(|name| events.join(name).join("events.ndjson")).find(|e| e.exists());
+    assert!(fsx::read_text(&events.unwrap()).unwrap().contains(&digest), "{digest}");
+
     let workers = run.repository.0.join("kustomize-components/management-cluster/local/workers.yaml");
     let text = fsx::read_text(&workers).unwrap();
     assert!(text.contains("replicas: 1"), "{text}");
     fsx::write(&workers, text.replace("replicas: 1", "replicas: 2").as_bytes()).unwrap();
+    let plan = run.run(&against).await.ok().stdout;
+    assert!(
+        plan.contains("~ MachineDeployment default/management-cluster-md-0\n    spec.replicas: 1 -> 2\n"),
+        "{plan}"
+    );
 
     let dirty = run.run(&["publish", "local"]).await;
     assert_eq!(dirty.code, 2, "{}", dirty.stderr);
