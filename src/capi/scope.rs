@@ -76,7 +76,7 @@ pub(super) fn mark(graph: &mut Graph, filter: &Filter) {
         .cloned()
         .collect();
     moved.extend(spread(graph, used.iter()));
-    for uid in matching(graph, |n| shareable(n)).into_iter().filter(|uid| moved.contains(uid)) {
+    for uid in matching(graph, shareable).into_iter().filter(|uid| moved.contains(uid)) {
         if let Some(user) = user_that_stays(graph, &uid, &all_clusters, &clusters) {
             kept.push((spread(graph, [&uid]), format!("{user}, which stays, uses it too")));
         }

@@ -51,7 +51,7 @@ impl Printer {
     /// Prints a result after a stream of events: in JSON one more line of the stream.
     pub fn last<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         match self.format {
-            Format::Text => self.value(value, text),
+            Format::Text | Format::Yaml => self.value(value, text),
             Format::Json => {
                 let line = serde_json::to_string(value).map_err(Failure::from_error)? + "\n";
                 self.raw(line.as_bytes())

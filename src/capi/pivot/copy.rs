@@ -50,7 +50,7 @@ pub(super) fn mark(object: &DynamicObject) -> Option<&str> {
 
 /// The copies of this pivot among a cluster's objects: those that bear its mark, and all that they own. What is owned
 /// by a copy of ours cannot be older than it, so most copies need no mark of their own and no request to remove it.
-pub(super) fn ours<'a>(objects: impl Iterator<Item = &'a DynamicObject> + Clone, id: &str) -> BTreeSet<Uid> {
+pub(super) fn ours<'a>(objects: &(impl Iterator<Item = &'a DynamicObject> + Clone), id: &str) -> BTreeSet<Uid> {
     let mut ours: BTreeSet<Uid> = objects.clone().filter(|o| mark(o) == Some(id)).map(Uid::of).collect();
     loop {
         let before = ours.len();
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    fn machine(managers: Value) -> DynamicObject {
+    fn machine(managers: &Value) -> DynamicObject {
         serde_json::from_value(json!({
             "apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Machine",
             "metadata": {"name": "m", "namespace": "default", "uid": "m1", "resourceVersion": "7", "generation": 2,
@@ -252,7 +252,7 @@ mod tests {
                 "spec": {"x": 1},
             })
         };
-        let source = machine(json!([]));
+        let source = machine(&json!([]));
         let value = |trusted: &BTreeSet<Uid>| {
             serde_json::to_value(Copy::of(&source, None, &uids(), trusted, "run").object).unwrap()
         };
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn field_managers_are_kept_with_as_few_writes_as_possible() {
         let by = |managers: Value| {
-            let copy = Copy::of(&machine(managers), None, &uids(), &BTreeSet::new(), "run");
+            let copy = Copy::of(&machine(&managers), None, &uids(), &BTreeSet::new(), "run");
             (copy.manager, copy.managers.map(|entries| entries.len()))
         };
         let update = |manager: &str| json!({"manager": manager, "operation": "Update"});
@@ -279,15 +279,15 @@ mod tests {
     #[test]
     fn a_copy_is_known_by_its_mark_or_by_its_owner_and_by_its_content() {
         let trusted = BTreeSet::from([Uid("c2".into())]);
-        let copy = Copy::of(&machine(json!([])), None, &uids(), &trusted, "run");
+        let copy = Copy::of(&machine(&json!([])), None, &uids(), &trusted, "run");
         let mut existing = copy.object.clone();
         assert!(copy.is(&existing, &trusted));
         assert!(!copy.is(&existing, &BTreeSet::new()), "somebody else's owner proves nothing");
         existing.data["spec"]["x"] = json!(2);
         assert!(!copy.is(&existing, &trusted), "another content is another object");
-        let marked = Copy::of(&machine(json!([])), None, &uids(), &BTreeSet::new(), "run");
+        let marked = Copy::of(&machine(&json!([])), None, &uids(), &BTreeSet::new(), "run");
         assert!(marked.is(&marked.object.clone(), &BTreeSet::new()));
-        assert_eq!(ours([&marked.object].into_iter(), "run").len(), 1);
-        assert_eq!(ours([&marked.object].into_iter(), "another").len(), 0);
+        assert_eq!(ours(&[&marked.object].into_iter(), "run").len(), 1);
+        assert_eq!(ours(&[&marked.object].into_iter(), "another").len(), 0);
     }
 }

@@ -133,13 +133,13 @@ impl<'a> Pivot<'a> {
         let written = self.written();
         let Some((claim, before)) = self.claim().await? else { return Ok(report) };
         let (record, verified) = match claim.phase {
-            Phase::Copying => match self.copied(claim, before, &mut report).await? {
-                Some((record, verified)) => (record, Some(verified)),
-                None => {
+            Phase::Copying => {
+                let Some((record, verified)) = self.copied(claim, before, &mut report).await? else {
                     report.remarks.push("there is nothing to move".into());
                     return Ok(report);
-                }
-            },
+                };
+                (record, Some(verified))
+            }
             _ => (claim, None),
         };
         let _heart = lock::Heart::start(self.sides.source, self.sides.target);
@@ -478,7 +478,7 @@ impl<'a> Pivot<'a> {
             Ok(Graph::of(&discover::discover(target).await?))
         })
         .await?;
-        let ours = copy::ours(graph.nodes.values().map(|node| &node.object), &self.id);
+        let ours = copy::ours(&graph.nodes.values().map(|node| &node.object), &self.id);
         let (groups, blocked) = graph.groups();
         for group in std::iter::once(blocked).chain(groups.into_iter().rev()) {
             let ours = group.into_iter().filter(|uid| ours.contains(*uid));

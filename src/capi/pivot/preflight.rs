@@ -35,7 +35,7 @@ pub(super) async fn facts(source: &Cluster, target: &Cluster, graph: &Graph, id:
         }
     }
     let there = discover::of_kinds(target, &facts.served).await?;
-    let ours = copy::ours(there.iter(), id);
+    let ours = copy::ours(&there.iter(), id);
     facts.existing = there.iter().filter(|o| !ours.contains(&Uid::of(o))).map(reference).collect();
     facts.lacking = lacking(source, target).await?;
     facts.tried = tried(target, graph, &facts, id).await?;

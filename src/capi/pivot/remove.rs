@@ -62,14 +62,14 @@ pub(super) async fn remove_seen(
     }
     let preconditions = Preconditions { uid: seen.metadata.uid.clone(), resource_version: version };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    match api.delete(&named.name, &params).await.map(|answer| answer.left()) {
-        Ok(None) => Ok(Removal::Gone),
-        Ok(Some(left)) if left.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) => Ok(Removal::Gone),
-        Ok(Some(_)) => Ok(Removal::Lingering),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Removal::Gone),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Removal::Changed),
-        Err(error) => Err(failed("delete", error)),
-    }
+    let answer = match api.delete(&named.name, &params).await {
+        Ok(answer) => answer,
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Removal::Gone),
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Removal::Changed),
+        Err(error) => return Err(failed("delete", error)),
+    };
+    let lingering = answer.left().is_some_and(|left| left.metadata.finalizers.is_some_and(|f| !f.is_empty()));
+    Ok(if lingering { Removal::Lingering } else { Removal::Gone })
 }
 
 /// Takes an object away whatever becomes of it meanwhile, and waits until it is gone. An object of the same name with
