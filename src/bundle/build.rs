@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Error, Result};
 use super::parts::{Manifest, Part, Parts, Program};
 use super::render::Renderer;
-use super::store::{Bundle, KEY, KIND, PART, TOOLCHAIN, URL, VERSION, annotation, blocking};
+use super::store::{Bundle, KEY, KIND, PART, TOOLCHAIN, URL, VERSION, WITH, annotation, blocking};
+use super::system::System;
 use super::toolchain::{Toolchain, binary_name};
 use crate::clock::{Stopwatch, human};
 use crate::event::Events;
@@ -37,6 +38,8 @@ pub struct Options {
     pub unpacked: PathBuf,
     /// This program's file, which is a part, too.
     pub program: PathBuf,
+    /// What else it is for (`docker`), beside what it was made with before.
+    pub with: Vec<String>,
 }
 
 /// What a build did.
@@ -61,20 +64,33 @@ pub async fn build(options: &Options, events: &Events, cancel: &CancellationToke
     fsx::create_dir(&options.folder)?;
     let lock = options.folder.join(".lock");
     let _lock = fsx::Lock::try_take(&lock)?.map_err(|holder| Error::Busy { folder: options.folder.clone(), holder })?;
-    let parts = Parts::own()?.all;
+    let all = Parts::own()?.all;
     let layout = Layout::open_or_create(&options.folder)?;
+    let parts = wanted(&all, &layout, &options.with)?;
     let own = {
         let program = options.program.clone();
         blocking(move || fsx::read(&program).map(Digest::of)).await?
     };
     let keys: BTreeMap<String, Digest> =
-        parts.iter().map(|part| (part.name().to_owned(), Parts::key(part, &own))).collect();
+        parts.iter().map(|part| (part.name().to_owned(), Parts::key(part, &all, &own))).collect();
     let mut builder = Builder { options, events, cancel, layout, parts, keys, toolchain: None, built: Vec::new() };
     let stale = builder.stale().await?;
     if !stale.is_empty() {
         builder.make(&stale).await?;
     }
     builder.finish()
+}
+
+/// The parts of every bundle, those that were asked for, and those that are for what the bundle was made with before.
+fn wanted(all: &[Part], layout: &Layout, with: &[String]) -> Result<Vec<Part>> {
+    let known: BTreeSet<&str> = all.iter().filter_map(Part::with).collect();
+    if let Some(name) = with.iter().find(|name| !known.contains(name.as_str())) {
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(Error::NoGroup { name: name.clone(), known });
+    }
+    let present: BTreeSet<&str> = layout.entries().iter().map(|entry| annotation(entry, WITH)).collect();
+    let is_wanted = |group: &str| present.contains(group) || with.iter().any(|name| name == group);
+    Ok(all.iter().filter(|part| part.with().is_none_or(is_wanted)).cloned().collect())
 }
 
 struct Builder<'a> {
@@ -153,7 +169,28 @@ impl Builder<'_> {
         if !manifests.is_empty() {
             self.render(&manifests).await?;
         }
+        for part in stale {
+            if let Part::System(system) = part {
+                self.add_system(system).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Installs packages, lays the programs of other parts on top, and puts the image into the index.
+    async fn add_system(&mut self, system: &System) -> Result<()> {
+        let watch = Stopwatch::start();
+        self.events.note(format!("installing the Debian packages of {}", system.name));
+        let work = self.options.work.join("debian");
+        let base = self.cancel.run_until_cancelled(system.base(&work)).await.ok_or(Error::Interrupted)??;
+        let bundle = Bundle::of(self.layout.clone(), &self.options.unpacked);
+        let mut programs = BTreeMap::new();
+        for part in system.programs.values() {
+            programs.insert(part.clone(), bundle.tool_async(part).await?);
+        }
+        let (layout, spec) = (self.layout.clone(), system.clone());
+        let entry = blocking(move || spec.add(&layout, &base, &programs)).await?;
+        self.index(&system.name, &entry, None, watch)
     }
 
     /// Refuses to begin what a full disk would end.
@@ -254,6 +291,7 @@ impl Builder<'_> {
             let facts = [(PART, name), (VERSION, part.version()), (KIND, part.kind()), (KEY, &key), (label, reference)];
             let mut entry = made.clone();
             entry.annotations = facts.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            entry.annotations.extend(part.with().map(|with| (WITH.to_owned(), with.to_owned())));
             entry.annotations.extend(toolchain.map(|version| (TOOLCHAIN.to_owned(), version.to_owned())));
             entries.push(entry);
         }

@@ -95,6 +95,22 @@ pub enum Error {
         /// The text.
         text: String,
     },
+    /// Nothing is for that.
+    #[error("there are no parts for {name:?} (known: {known})")]
+    NoGroup {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// Debian packages could not be installed.
+    #[error("failed to install the Debian packages of the image {name}")]
+    Debian {
+        /// The part's name.
+        name: String,
+        /// Why.
+        source: exec::Error,
+    },
     /// Somebody else makes this bundle.
     #[error("process {holder} is making the bundle {}", folder.display())]
     Busy {
@@ -142,6 +158,15 @@ impl From<Error> for Failure {
             Error::NoGo | Error::OldGo { .. } => Self::preflight(error.to_string())
                 .hint(format!("install it: {INSTALL_GO}"))
                 .hint("or use a bundle that was made elsewhere: --bundle DIR"),
+            Error::NoGroup { .. } => Self::usage(error.to_string()),
+            Error::Debian { source: exec::Error::Missing { .. }, .. } => {
+                Self::preflight("mmdebstrap is not installed, and images of Debian packages are made with it")
+                    .hint("apt-get install mmdebstrap")
+                    .hint("or use a bundle that was made elsewhere: --bundle DIR")
+            }
+            Error::Debian { .. } => Self::from_error(error)
+                .hint("a mirror of Debian must be reachable: apt-get update says whether it is")
+                .hint(format!("what is done is kept; go on with: {REPAIR}")),
             Error::Go { .. } => Self::from_error(error)
                 .hint("the module proxy must be reachable: go env GOPROXY")
                 .hint(format!("what is done is kept; go on with: {REPAIR}")),

@@ -13,9 +13,11 @@ mod error;
 mod parts;
 mod render;
 mod store;
+mod system;
 mod toolchain;
 
 pub use build::{Options, Report, build};
 pub use error::{Error, REPAIR, Result, size};
 pub use parts::{Manifest, Part, Parts, Program, Render};
 pub use store::{Bundle, Entry, Verified};
+pub use system::System;

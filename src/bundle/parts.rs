@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use super::system::System;
 use crate::fsx;
 use crate::oci::Digest;
 
@@ -16,7 +17,7 @@ const RECIPE: &str = "1";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 25] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -26,6 +27,22 @@ const FILES: [(&str, &str); 9] = [
     ("cert-manager/go.sum", include_str!("../../tools/parts/cert-manager/go.sum")),
     ("providers/go.mod", include_str!("../../tools/parts/providers/go.mod")),
     ("providers/go.sum", include_str!("../../tools/parts/providers/go.sum")),
+    ("node/go.mod", include_str!("../../tools/parts/node/go.mod")),
+    ("node/go.sum", include_str!("../../tools/parts/node/go.sum")),
+    ("node/coredns/main.go", include_str!("../../tools/parts/node/coredns/main.go")),
+    ("node/crictl/main.go", include_str!("../../tools/parts/node/crictl/main.go")),
+    ("node/pause/main.go", include_str!("../../tools/parts/node/pause/main.go")),
+    ("node/haproxy/haproxy", include_str!("../../tools/parts/node/haproxy/haproxy")),
+    ("node/haproxy/haproxy.cfg", include_str!("../../tools/parts/node/haproxy/haproxy.cfg")),
+    ("node/haproxy/limits.cfg", include_str!("../../tools/parts/node/haproxy/limits.cfg")),
+    ("node/rootfs/containerd.service.conf", include_str!("../../tools/parts/node/rootfs/containerd.service.conf")),
+    ("node/rootfs/containerd.toml", include_str!("../../tools/parts/node/rootfs/containerd.toml")),
+    ("node/rootfs/default-cni.yaml", include_str!("../../tools/parts/node/rootfs/default-cni.yaml")),
+    ("node/rootfs/default-storage.yaml", include_str!("../../tools/parts/node/rootfs/default-storage.yaml")),
+    ("node/rootfs/entrypoint", include_str!("../../tools/parts/node/rootfs/entrypoint")),
+    ("node/rootfs/kubelet.service", include_str!("../../tools/parts/node/rootfs/kubelet.service")),
+    ("node/rootfs/kubelet.slice", include_str!("../../tools/parts/node/rootfs/kubelet.slice")),
+    ("node/rootfs/runc", include_str!("../../tools/parts/node/rootfs/runc")),
 ];
 
 /// One part, as `parts.toml` describes it.
@@ -36,6 +53,8 @@ pub enum Part {
     Tool(Program),
     /// An image that pods run.
     Image(Program),
+    /// An image of Debian packages with programs of other parts on top.
+    System(System),
     /// The content of an upstream release's file.
     Manifest(Manifest),
 }
@@ -48,6 +67,8 @@ pub struct Program {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// What it is for, when not every bundle has it.
+    pub with: Option<String>,
     /// The Go module whose version this is.
     pub from: Option<String>,
     /// The Go package; none for this program itself.
@@ -129,6 +150,7 @@ impl Part {
     pub fn name(&self) -> &str {
         match self {
             Self::Tool(program) | Self::Image(program) => &program.name,
+            Self::System(system) => &system.name,
             Self::Manifest(manifest) => &manifest.name,
         }
     }
@@ -137,6 +159,7 @@ impl Part {
     pub fn version(&self) -> &str {
         match self {
             Self::Tool(program) | Self::Image(program) => &program.version,
+            Self::System(system) => &system.version,
             Self::Manifest(manifest) => &manifest.version,
         }
     }
@@ -145,8 +168,18 @@ impl Part {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Tool(_) => "tool",
-            Self::Image(_) => "image",
+            // To whoever runs it, it is an image as any other.
+            Self::Image(_) | Self::System(_) => "image",
             Self::Manifest(_) => "manifest",
+        }
+    }
+
+    /// What the part is for, when not every bundle has it.
+    pub fn with(&self) -> Option<&str> {
+        match self {
+            Self::Tool(program) | Self::Image(program) => program.with.as_deref(),
+            Self::System(system) => system.with.as_deref(),
+            Self::Manifest(_) => None,
         }
     }
 
@@ -154,6 +187,7 @@ impl Part {
     pub(super) fn references(&self) -> Vec<&str> {
         match self {
             Self::Tool(program) | Self::Image(program) => program.images.iter().map(String::as_str).collect(),
+            Self::System(system) => system.images.iter().map(String::as_str).collect(),
             Self::Manifest(manifest) => vec![&manifest.url],
         }
     }
@@ -162,13 +196,14 @@ impl Part {
     pub(super) fn go_program(&self) -> Option<&Program> {
         match self {
             Self::Tool(program) | Self::Image(program) => Some(program).filter(|program| program.package.is_some()),
-            Self::Manifest(_) => None,
+            Self::System(_) | Self::Manifest(_) => None,
         }
     }
 
     fn module(&self) -> &str {
         match self {
             Self::Tool(program) | Self::Image(program) => &program.module,
+            Self::System(_) => "",
             Self::Manifest(manifest) => &manifest.module,
         }
     }
@@ -180,6 +215,7 @@ impl Part {
         };
         match self {
             Self::Tool(program) | Self::Image(program) => program.images.iter_mut().for_each(fill),
+            Self::System(system) => system.images.iter_mut().for_each(fill),
             Self::Manifest(manifest) => {
                 fill(&mut manifest.url);
                 manifest.replace.iter_mut().for_each(|(_, to)| fill(to));
@@ -201,7 +237,8 @@ struct File {
     part: Vec<Part>,
 }
 
-fn file(path: &str) -> &'static str {
+/// The content of a file that lies beside parts.toml.
+pub(super) fn file(path: &str) -> &'static str {
     FILES.iter().find(|(name, _)| *name == path).map_or("", |(_, content)| content)
 }
 
@@ -216,12 +253,20 @@ impl Parts {
 
     /// Everything that a part is made from, as one digest; the toolchain is not in it. `program` is the digest of this
     /// program, which is a part, too.
-    pub(super) fn key(part: &Part, program: &Digest) -> Digest {
+    pub(super) fn key(part: &Part, all: &[Part], program: &Digest) -> Digest {
         let mut text = format!("recipe {RECIPE}\n{}\n", serde_json::to_string(part).unwrap_or_default());
         let mut add = |content: &str| {
             text.push_str(&Digest::of(content).to_string());
             text.push('\n');
         };
+        if let Part::System(system) = part {
+            system.sources().for_each(|path| add(file(path)));
+            for name in system.programs.values() {
+                let found = all.iter().find(|other| other.name() == name);
+                add(&found.map_or_else(String::new, |other| Self::key(other, all, program).to_string()));
+            }
+            return Digest::of(text);
+        }
         let folder = part.module();
         let beside = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         match part.go_program() {
@@ -280,8 +325,13 @@ mod tests {
             let from = match &part {
                 Part::Manifest(manifest) => Some(manifest.from.clone()),
                 Part::Tool(program) | Part::Image(program) => program.from.clone(),
+                Part::System(_) => continue,
             };
             let Some(from) = from else {
+                // Programs of ours for nodes have versions of what they stand in for.
+                if part.module() == "node" {
+                    continue;
+                }
                 assert_eq!(part.version(), concat!("v", env!("CARGO_PKG_VERSION")));
                 continue;
             };
@@ -293,6 +343,28 @@ mod tests {
                 .map(|line| line.trim().trim_start_matches("require ").trim_end_matches(" // indirect"))
                 .any(|line| line == wanted);
             assert!(required, "{}: go.mod does not require {wanted}", part.name());
+        }
+    }
+
+    #[test]
+    fn systems_are_made_of_what_there_is() {
+        let parts = Parts::own().unwrap().all;
+        let kubectl = parts.iter().find(|part| part.name() == "kubectl").unwrap().clone();
+        let Part::Tool(mut other) = kubectl else { panic!("kubectl is a tool") };
+        other.version = "v0.0.0".into();
+        let changed: Vec<Part> =
+            parts.iter().map(|p| if p.name() == "kubectl" { Part::Tool(other.clone()) } else { p.clone() }).collect();
+        let own = Digest::of("own");
+        for part in &parts {
+            let Part::System(system) = part else { continue };
+            for source in system.sources() {
+                assert!(!file(source).is_empty(), "{}: there is no {source}", part.name());
+            }
+            for program in system.programs.values() {
+                assert!(parts.iter().any(|other| other.name() == program), "{}: no part {program}", part.name());
+            }
+            let uses = system.programs.values().any(|name| name == "kubectl");
+            assert_eq!(Parts::key(part, &parts, &own) != Parts::key(part, &changed, &own), uses, "{}", part.name());
         }
     }
 
@@ -315,10 +387,11 @@ mod tests {
         let (one, two) = (Digest::of("one"), Digest::of("two"));
         let part = |name: &str| parts.iter().find(|part| part.name() == name).unwrap().clone();
         let etcd = part("etcd");
-        assert_eq!(Parts::key(&etcd, &one), Parts::key(&etcd, &two));
+        assert_eq!(Parts::key(&etcd, &parts, &one), Parts::key(&etcd, &parts, &two));
         let Part::Tool(mut changed) = etcd.clone() else { panic!("etcd is a tool") };
         changed.user = "1".into();
-        assert_ne!(Parts::key(&etcd, &one), Parts::key(&Part::Tool(changed), &one));
-        assert_ne!(Parts::key(&part("cluster-init"), &one), Parts::key(&part("cluster-init"), &two));
+        assert_ne!(Parts::key(&etcd, &parts, &one), Parts::key(&Part::Tool(changed), &parts, &one));
+        let own = part("cluster-init");
+        assert_ne!(Parts::key(&own, &parts, &one), Parts::key(&own, &parts, &two));
     }
 }

@@ -19,6 +19,8 @@ pub(super) const KIND: &str = "cluster-init.dev/kind";
 pub(super) const KEY: &str = "cluster-init.dev/key";
 /// The annotation with the version of the toolchain that made a part.
 pub(super) const TOOLCHAIN: &str = "cluster-init.dev/toolchain";
+/// The annotation that says what a part is for, when not every bundle has it.
+pub(super) const WITH: &str = "cluster-init.dev/with";
 /// The annotation with the URL in whose place a manifest stands.
 pub(super) const URL: &str = "cluster-init.dev/url";
 
@@ -31,6 +33,9 @@ pub struct Entry {
     pub version: String,
     /// What it is for: tool, image or manifest.
     pub kind: String,
+    /// What it was made with the bundle for (`docker`); most parts are in every bundle.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub with: String,
     /// The image's reference, or the manifest's URL.
     pub reference: String,
     /// Bytes of its layers.
@@ -145,6 +150,11 @@ impl Bundle {
         self.layout().entries().iter().filter_map(|entry| entry.annotations.get(URL)).map(String::as_str)
     }
 
+    /// Whether it was made with the parts that are for something (`docker`).
+    pub fn is_with(&self, what: &str) -> bool {
+        self.layout().entries().iter().any(|entry| annotation(entry, WITH) == what)
+    }
+
     /// The references of all images.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         self.layout().entries().iter().filter_map(|entry| entry.annotations.get(REF_NAME)).map(String::as_str)
@@ -162,6 +172,7 @@ impl Bundle {
                 part,
                 version: annotation(entry, VERSION).into(),
                 kind: annotation(entry, KIND).into(),
+                with: annotation(entry, WITH).into(),
                 reference: reference.cloned().unwrap_or_default(),
                 size: manifest.layers.iter().map(|layer| layer.size).sum(),
                 digest: entry.digest.clone(),
@@ -178,7 +189,9 @@ impl Bundle {
             .into_iter()
             .map(|(entry, source)| Error::Part { name: annotation(&entry, PART).into(), source })
             .collect();
-        broken.extend(Parts::own()?.all.iter().filter_map(|part| self.part(part.name()).err()));
+        let parts = Parts::own()?.all;
+        let expected = parts.iter().filter(|part| part.with().is_none_or(|with| self.is_with(with)));
+        broken.extend(expected.filter_map(|part| self.part(part.name()).err()));
         Ok(Verified { blobs, bytes, broken })
     }
 

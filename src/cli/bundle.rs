@@ -17,7 +17,12 @@ use crate::ui;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make or complete the bundle from Go modules; what is there and unchanged is kept, what is broken is made again.
-    Build,
+    Build {
+        /// Also make the parts that only some environments need: `docker` (kind, the node image and its control plane's images).
+        /// A bundle that has them keeps them up to date.
+        #[arg(long, value_name = "WHAT")]
+        with: Vec<String>,
+    },
     /// List what the bundle holds.
     List,
     /// Compare everything in the bundle with its digests.
@@ -32,19 +37,20 @@ pub async fn run(command: Command, global: &Global, printer: Printer) -> Result<
     };
     let folder = global.bundle.clone().unwrap_or_else(|| home.bundle());
     match command {
-        Command::Build => build(&home, folder, printer).await,
+        Command::Build { with } => build(&home, folder, with, printer).await,
         Command::List => list(&Bundle::open(&folder, &home.unpacked())?, printer),
         Command::Verify => verify(Bundle::open(&folder, &home.unpacked())?, &folder, printer).await,
     }
 }
 
-async fn build(home: &Home, folder: PathBuf, printer: Printer) -> Result<()> {
+async fn build(home: &Home, folder: PathBuf, with: Vec<String>, printer: Printer) -> Result<()> {
     let options = Options {
         folder,
         work: home.cache().join("parts"),
         unpacked: home.unpacked(),
         // Not its path: the file may have been replaced since this process began.
         program: PathBuf::from("/proc/self/exe"),
+        with,
     };
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())

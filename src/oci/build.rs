@@ -1,4 +1,4 @@
-//! Images made of one program.
+//! Images made of one program, or of an archive with files on top.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::error::Result;
 use super::layout::Layout;
 use super::spec::{ConfigFile, Descriptor, Manifest, RootFs, RunConfig, media};
+use crate::fsx;
 
 /// What an image of one static program says about it.
 #[derive(Clone, Debug)]
@@ -28,7 +29,59 @@ pub struct ProgramImage<'a> {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// What an image of a whole system says about it.
+#[derive(Clone, Debug)]
+pub struct SystemImage<'a> {
+    /// The archive that is the lower layer.
+    pub base: &'a Path,
+    /// What lies on top.
+    pub top: &'a Archive,
+    /// The first process and its arguments.
+    pub entrypoint: Vec<String>,
+    /// Variables beside PATH.
+    pub env: Vec<String>,
+    /// The signal that ends it.
+    pub stop: Option<String>,
+    /// The processor as Go and OCI name it.
+    pub architecture: &'a str,
+    /// Facts about the image.
+    pub annotations: BTreeMap<String, String>,
+}
+
 impl Layout {
+    /// Adds an image of an archive with files on top; the entry still has to be put into the index.
+    pub fn add_system_image(&self, image: &SystemImage) -> Result<Descriptor> {
+        let base = self.add_from(media::LAYER, |out| {
+            let mut file = fsx::open(image.base).map_err(|error| error.source)?;
+            std::io::copy(&mut file, out).map(|_| ())
+        })?;
+        let top = self.add_from(media::LAYER, |out| image.top.write_tar(out))?;
+        let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+        env.extend(image.env.iter().cloned());
+        let config = self.add_json(
+            media::CONFIG,
+            &ConfigFile {
+                architecture: image.architecture.into(),
+                os: "linux".into(),
+                config: RunConfig {
+                    env: Some(env),
+                    entrypoint: Some(image.entrypoint.clone()),
+                    stop_signal: image.stop.clone(),
+                    ..RunConfig::default()
+                },
+                rootfs: RootFs { kind: "layers".into(), diff_ids: vec![base.digest.clone(), top.digest.clone()] },
+            },
+        )?;
+        self.add_manifest(&Manifest {
+            schema_version: 2,
+            media_type: media::MANIFEST.into(),
+            artifact_type: None,
+            config,
+            layers: vec![base, top],
+            annotations: image.annotations.clone(),
+        })
+    }
+
     /// Adds an image of one program; the entry still has to be put into the index.
     pub fn add_program_image(&self, image: &ProgramImage, program: &Path) -> Result<Descriptor> {
         let mut archive = Archive::new();
@@ -49,6 +102,7 @@ impl Layout {
                     entrypoint: Some(image.entrypoint.clone()).filter(|list| !list.is_empty()),
                     cmd: Some(image.cmd.clone()).filter(|list| !list.is_empty()),
                     working_dir: "/".into(),
+                    stop_signal: None,
                 },
                 // A layer that is not compressed is its own diff.
                 rootfs: RootFs { kind: "layers".into(), diff_ids: vec![layer.digest.clone()] },
@@ -90,7 +144,6 @@ impl Layout {
 mod tests {
     use super::super::spec::REF_NAME;
     use super::*;
-    use crate::fsx;
 
     fn spec() -> ProgramImage<'static> {
         ProgramImage {
@@ -131,6 +184,37 @@ mod tests {
         // The second time nothing is read.
         fsx::remove_dir(&layout.folder().join("blobs")).unwrap();
         assert_eq!(image.unpack(&cache).unwrap(), root);
+    }
+
+    #[test]
+    fn a_system_has_its_files_on_top_of_the_packages() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base.tar");
+        let mut packages = Archive::new();
+        packages.insert("etc/runc.conf", "of the package", false);
+        packages.insert("usr/bin/sh", "shell", true);
+        packages.write_tar(fsx::create(&base).unwrap()).unwrap();
+        let mut top = Archive::new();
+        top.insert("etc/runc.conf", "ours", false);
+        let layout = Layout::open_or_create(&folder.path().join("layout")).unwrap();
+        let image = SystemImage {
+            base: &base,
+            top: &top,
+            entrypoint: vec!["/usr/bin/sh".into()],
+            env: vec!["container=docker".into()],
+            stop: Some("SIGRTMIN+3".into()),
+            architecture: "amd64",
+            annotations: BTreeMap::new(),
+        };
+        let entry = layout.add_system_image(&image).unwrap();
+        assert_eq!(layout.add_system_image(&image).unwrap(), entry);
+        let image = layout.image(&entry).unwrap();
+        assert_eq!(image.manifest().layers.len(), 2);
+        let text = String::from_utf8(layout.read(&image.manifest().config.digest).unwrap()).unwrap();
+        assert!(text.contains(r#""StopSignal":"SIGRTMIN+3""#) && text.contains("container=docker"), "{text}");
+        let root = image.unpack(&folder.path().join("cache")).unwrap();
+        assert_eq!(fsx::read_text(&root.join("etc/runc.conf")).unwrap(), "ours");
+        assert_eq!(fsx::read_text(&root.join("usr/bin/sh")).unwrap(), "shell");
     }
 
     #[test]

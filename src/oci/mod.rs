@@ -13,6 +13,7 @@ mod artifact;
 mod build;
 mod digest;
 mod error;
+mod export;
 mod image;
 mod layout;
 pub mod push;
@@ -22,7 +23,7 @@ mod unpack;
 
 pub use archive::Archive;
 pub use artifact::Artifact;
-pub use build::ProgramImage;
+pub use build::{ProgramImage, SystemImage};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use image::{Image, ImageConfig};

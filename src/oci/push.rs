@@ -56,6 +56,11 @@ impl Registry {
         Ok(Self { host: host.to_owned(), client })
     }
 
+    /// Asks whether it answers at all.
+    pub async fn answers(&self) -> Result<()> {
+        self.login(&self.reference("cluster-init/none", "none")).await
+    }
+
     fn reference(&self, repository: &str, tag: &str) -> oci_client::Reference {
         oci_client::Reference::with_tag(self.host.clone(), repository.into(), tag.into())
     }

@@ -112,6 +112,8 @@ pub(super) struct RunConfig {
     pub cmd: Option<Vec<String>>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
 }
 
 /// The digests of an image's layers before compression.
