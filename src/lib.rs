@@ -24,6 +24,7 @@ pub mod provider;
 
 pub mod node;
 
+pub mod docker;
 pub mod git;
 pub mod k8s;
 pub mod oci;

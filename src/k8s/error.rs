@@ -33,6 +33,12 @@ pub enum Error {
         /// Its group and version.
         api_version: String,
     },
+    /// A port cannot be forwarded.
+    #[error("failed to forward a port: {reason}")]
+    Forward {
+        /// Why.
+        reason: String,
+    },
     /// A manifest is not a Kubernetes object.
     #[error("{origin}, document {document}: {reason}")]
     Manifest {
@@ -114,7 +120,7 @@ impl Error {
                 kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => true,
                 _ => false,
             },
-            Self::UnknownKind { .. } => true,
+            Self::UnknownKind { .. } | Self::Forward { .. } => true,
             _ => false,
         }
     }

@@ -6,6 +6,7 @@
 mod cluster;
 mod dry_run;
 mod error;
+mod forward;
 mod manifest;
 mod object;
 mod ready;
@@ -13,6 +14,7 @@ mod writes;
 
 pub use cluster::{Cluster, own_config};
 pub use error::{Error, Result, reason};
+pub use forward::Forward;
 pub use manifest::{apply_order, parse};
 pub use object::{ObjectRef, condition, reference};
 pub use ready::{Readiness, readiness};

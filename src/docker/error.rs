@@ -1,0 +1,133 @@
+//! What can go wrong with Docker.
+
+use crate::exec;
+use crate::failure::Failure;
+
+/// Result of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Something that Docker did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no client.
+    #[error("the docker client is not installed or not on PATH")]
+    Missing,
+    /// The daemon does not answer.
+    #[error("the docker daemon does not answer: {said}")]
+    Unreachable {
+        /// What the client said.
+        said: String,
+    },
+    /// The daemon is too old.
+    #[error("the docker daemon speaks API {api}, and {oldest} is needed")]
+    Old {
+        /// What it speaks.
+        api: String,
+        /// What is needed.
+        oldest: String,
+    },
+    /// The client gave an answer that cannot be understood.
+    #[error("failed to understand the answer of {command}: {reason}")]
+    Answer {
+        /// What was asked.
+        command: String,
+        /// Why.
+        reason: String,
+    },
+    /// The daemon refused something.
+    #[error("failed to {action}: {said}")]
+    Refused {
+        /// What was attempted.
+        action: String,
+        /// What the client said.
+        said: String,
+    },
+    /// The client failed in another way.
+    #[error("failed to {action}")]
+    Client {
+        /// What was attempted.
+        action: String,
+        /// Why.
+        source: exec::Error,
+    },
+}
+
+impl Error {
+    /// Sorts out why the client failed.
+    pub(super) fn of(action: String, source: exec::Error) -> Self {
+        match source {
+            exec::Error::Missing { .. } => Self::Missing,
+            exec::Error::Status { stderr, .. } => {
+                let said = stderr.trim().to_owned();
+                let silent = ["Cannot connect to the Docker daemon", "error during connect", "permission denied while"];
+                if silent.iter().any(|text| said.contains(text)) {
+                    Self::Unreachable { said }
+                } else {
+                    Self::Refused { action, said }
+                }
+            }
+            source => Self::Client { action, source },
+        }
+    }
+
+    fn said(&self) -> &str {
+        match self {
+            Self::Refused { said, .. } => said,
+            _ => "",
+        }
+    }
+
+    /// Whether what was asked for does not exist.
+    pub fn not_found(&self) -> bool {
+        let said = self.said().to_lowercase();
+        said.contains("no such") || said.contains("not found")
+    }
+
+    /// Whether what should be made exists already.
+    pub fn exists(&self) -> bool {
+        self.said().contains("already exists")
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Missing => Self::preflight(error.to_string()).hint("apt-get install docker.io"),
+            Error::Unreachable { said } if said.contains("permission denied") => {
+                Self::preflight(error.to_string()).hint("add yourself to the group docker, or run this as root")
+            }
+            Error::Unreachable { .. } => Self::preflight(error.to_string())
+                .hint("start it: systemctl start docker")
+                .hint("a daemon elsewhere is named by DOCKER_HOST"),
+            Error::Old { .. } => Self::preflight(error.to_string()).hint("install Docker 19.03 or newer"),
+            Error::Answer { .. } | Error::Refused { .. } | Error::Client { .. } => Self::from_error(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(stderr: &str) -> Error {
+        let source = exec::Error::Status {
+            program: "docker".into(),
+            status: "exited with code 1".into(),
+            code: Some(1),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
+        };
+        Error::of("do it".into(), source)
+    }
+
+    #[test]
+    fn what_docker_says_is_sorted() {
+        let silent = said("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running?\n");
+        assert!(matches!(silent, Error::Unreachable { .. }));
+        assert_eq!(Failure::from(silent).kind, crate::failure::Kind::Preflight);
+        assert!(said("Error: No such container: x").not_found());
+        assert!(said("Error response from daemon: network kind not found").not_found());
+        assert!(said("network with name kind already exists").exists());
+        assert!(!said("Conflict. The container name is in use").not_found());
+    }
+}
