@@ -1,9 +1,11 @@
 //! What makes the bootstrap cluster.
 //!
 //! The story asks for a cluster by name and owner; a backend makes it or adopts the one that it made before, and
-//! refuses one that somebody else made. Today there is [`Local`]; kind and existing clusters are further variants.
+//! refuses one that somebody else made. There are [`Local`] and [`Kind`]; existing clusters are a further variant.
 
+mod kind;
 mod local;
+mod mirror;
 
 use std::path::PathBuf;
 
@@ -15,10 +17,9 @@ use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::node::State;
 
+pub use kind::{CLUSTER_LABEL, Kind};
 pub use local::{Local, LocalSpec};
-
-/// Names of all backends.
-pub const NAMES: [&str; 1] = ["local"];
+pub use mirror::{LABEL, MIRROR, Mirror, NETWORK};
 
 /// A cluster that a backend made.
 #[derive(Clone, Debug, Serialize)]
@@ -58,18 +59,11 @@ pub struct MadeNode {
 pub enum Backend {
     /// Plain processes on this host.
     Local(Local),
+    /// Containers of the local Docker.
+    Kind(Kind),
 }
 
 impl Backend {
-    /// The backend that a configuration names.
-    pub fn named(name: &str, local: impl FnOnce() -> Result<Local>) -> Result<Self> {
-        match name {
-            "local" => Ok(Self::Local(local()?)),
-            _ => Err(Failure::usage(format!("there is no backend {name:?}"))
-                .hint(format!("backends are: {}", NAMES.join(", ")))),
-        }
-    }
-
     /// Makes the cluster, or adopts it when the same owner made it before; its API server answers afterwards.
     pub async fn create_or_adopt(
         &self,
@@ -80,6 +74,7 @@ impl Backend {
     ) -> Result<Made> {
         match self {
             Self::Local(local) => local.create_or_adopt(spec, events, deadline, cancel).await,
+            Self::Kind(kind) => kind.create_or_adopt(spec, events, deadline, cancel).await,
         }
     }
 
@@ -87,27 +82,29 @@ impl Backend {
     pub async fn find(&self, name: &str) -> Result<Option<Made>> {
         match self {
             Self::Local(local) => local.find(name).await,
+            Self::Kind(kind) => kind.find(name).await,
         }
     }
 
-    /// The HTTP proxy into the cluster's network, with its password: how its registry is reached from here.
+    /// The HTTP proxy into the cluster's network, with its password: how its registry is reached from here. `None` where there is
+    /// none, and the API server leads into the cluster's network.
     pub fn proxy_url(&self, name: &str) -> Result<Option<String>> {
         match self {
             Self::Local(local) => local.proxy_url(name).map(Some),
+            Self::Kind(_) => Ok(None),
         }
     }
 
     /// Deletes the cluster; fine when there is none. Refused when somebody else made it.
     pub async fn delete(&self, name: &str, owner: &str) -> Result<()> {
+        if let Some(made) = self.find(name).await?
+            && made.owner != owner
+        {
+            return Err(Failure::refused(format!("cluster {name} was made by {}, not by {owner}", made.owner)));
+        }
         match self {
-            Self::Local(local) => {
-                if let Some(made) = local.find(name).await?
-                    && made.owner != owner
-                {
-                    return Err(Failure::refused(format!("cluster {name} was made by {}, not by {owner}", made.owner)));
-                }
-                local.delete(name).await
-            }
+            Self::Local(local) => local.delete(name).await,
+            Self::Kind(kind) => kind.delete(name).await,
         }
     }
 
@@ -115,6 +112,7 @@ impl Backend {
     pub async fn list(&self) -> Result<Vec<Made>> {
         match self {
             Self::Local(local) => local.list().await,
+            Self::Kind(kind) => kind.list().await,
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The clusters of a run as this host reaches them.
 
-use crate::backend::{Backend, Local, LocalSpec};
-use crate::environment::{self, Management};
-use crate::failure::{Failure, Result};
-use crate::flux::REGISTRY;
-use crate::node::{self, Home, Node, Role};
-use crate::oci::push::Registry;
+use std::path::PathBuf;
 
-use super::MANAGEMENT;
+use super::{MANAGEMENT, Story};
+use crate::backend::{Backend, Kind, Local, LocalSpec};
+use crate::environment::{self, Machines, Management, Reached};
+use crate::failure::Result;
+use crate::node::{self, Home, Node, Role};
+
+/// The socket of the local Docker, where Cluster API's docker provider looks for it.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// The bootstrap cluster's name.
 pub fn name(environment: &str) -> String {
@@ -20,22 +22,29 @@ pub fn owner(environment: &str) -> String {
 }
 
 /// What is asked of the backend.
-pub fn spec(environment: &str) -> LocalSpec {
-    LocalSpec { throw_away: true, ..LocalSpec::new(name(environment), owner(environment)) }
+pub fn spec(environment: &environment::Environment) -> LocalSpec {
+    let name_of = environment.name();
+    let mut spec = LocalSpec { throw_away: true, ..LocalSpec::new(name(name_of), owner(name_of)) };
+    if environment.settings().machines == Machines::Docker {
+        spec.allowed_host_paths.push(PathBuf::from(DOCKER_SOCKET));
+    }
+    spec
 }
 
 /// The backend that an environment's settings name.
 pub fn backend(settings: &environment::Settings, home: &Home, bundle: &std::path::Path) -> Backend {
     match settings.backend {
         environment::Backend::Local => Backend::Local(Local::new(home.clone(), bundle)),
+        environment::Backend::Kind => Backend::Kind(Kind::new(home.clone(), bundle)),
     }
 }
 
-/// The registry of the bootstrap cluster, reached through the cluster's network.
-pub fn bootstrap_registry(backend: &Backend, environment: &str) -> Result<Registry> {
-    let proxy = backend.proxy_url(&name(environment))?;
-    let proxy = proxy.map(|url| url.parse().map_err(|_| Failure::failed("the cluster's proxy has no usable address")));
-    Ok(Registry::new(REGISTRY, true, proxy.transpose()?.as_ref())?)
+/// The registry of the bootstrap cluster.
+pub async fn bootstrap_registry(story: &Story) -> Result<Reached> {
+    match story.backend.proxy_url(&name(story.environment.name()))? {
+        Some(proxy) => Reached::through_proxy(&proxy),
+        None => Reached::through_api(&story.bootstrap().await?.cluster).await,
+    }
 }
 
 /// The control-plane node of the management cluster on this host, when there is one.
@@ -46,8 +55,7 @@ pub fn management_node(home: &Home) -> Result<Option<Node>> {
 }
 
 /// The registry of the management cluster.
-pub async fn management_registry(home: &Home) -> Result<Registry> {
-    let node = management_node(home)?
-        .ok_or_else(|| Failure::failed("the management cluster has no control plane on this host"))?;
-    Ok(Management::of(&node).await?.registry)
+pub async fn management_registry(story: &Story) -> Result<Reached> {
+    let cluster = &story.management().await?.cluster;
+    Management::reach(&story.home, cluster, &story.run.kubeconfig()).await
 }

@@ -5,6 +5,9 @@ use std::net::TcpListener;
 use serde::Serialize;
 
 use super::{MANAGEMENT, Story, access};
+use crate::backend::{Backend, CLUSTER_LABEL};
+use crate::docker::{Container, Docker};
+use crate::environment::Machines;
 use crate::failure::{Failure, Kind, Result};
 use crate::fsx;
 use crate::node::{self, State};
@@ -13,6 +16,10 @@ use crate::node::{self, State};
 const DISK: u64 = 3 << 30;
 /// Inotify instances that controllers and control planes of two clusters may take.
 const INOTIFY: u64 = 64;
+/// As many again where every node runs systemd, containerd and a kubelet.
+const INOTIFY_NODES: u64 = 512;
+/// Disk that images and containers of three nodes take.
+const DISK_DOCKER: u64 = 6 << 30;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +46,7 @@ pub struct Check {
 }
 
 /// Names of all checks, in order.
-pub const NAMES: [&str; 6] = ["bundle", "environment", "disk", "inotify", "ports", "leftovers"];
+pub const NAMES: [&str; 7] = ["bundle", "environment", "disk", "inotify", "docker", "ports", "leftovers"];
 
 /// Runs every check that is not skipped.
 pub async fn run(story: &Story) -> Result<Vec<Check>> {
@@ -57,9 +64,10 @@ pub async fn run(story: &Story) -> Result<Vec<Check>> {
             "bundle" => bundle(story).await,
             "environment" => environment(story).await,
             "disk" => disk(story),
-            "inotify" => inotify(),
+            "inotify" => inotify(if story.docker().is_some() { INOTIFY_NODES } else { INOTIFY }),
+            "docker" => docker(story).await,
             "ports" => ports(story).await,
-            _ => leftovers(story),
+            _ => leftovers(story).await,
         };
         match found {
             Ok(found) => checks.push(Check { name, outcome: Outcome::Passed(found), remediation: String::new() }),
@@ -130,16 +138,47 @@ fn disk(story: &Story) -> Result<String> {
     Ok(format!("{} GiB free", free >> 30))
 }
 
-fn inotify() -> Result<String> {
+/// The daemon answers, has room, and the bundle has what its containers are started from.
+async fn docker(story: &Story) -> Result<String> {
+    let Some(docker) = story.docker() else { return Ok("not needed".into()) };
+    let info = docker.info().await?;
+    if !story.bundle().await?.is_with("docker") {
+        return Err(Failure::preflight("the bundle has no parts for machines in containers")
+            .hint("cluster-init bundle build --with docker"));
+    }
+    let mut found = vec![format!("docker {}", info.server_version)];
+    // The daemon of another host keeps its images there.
+    if info.docker_root_dir.is_dir() {
+        let free = fsx::free_bytes(&info.docker_root_dir)?;
+        if free < DISK_DOCKER {
+            let root = info.docker_root_dir.display();
+            let text = format!("{} MiB are free in docker's {root}, {} MiB are needed", free >> 20, DISK_DOCKER >> 20);
+            return Err(Failure::preflight(text).hint("free what is not used: docker system prune"));
+        }
+        found.push(format!("{} GiB free", free >> 30));
+    }
+    if let Backend::Kind(kind) = &story.backend {
+        kind.check_name(&access::name(story.environment.name())).await?;
+        found.push(kind.version().await?);
+    }
+    Ok(found.join(", "))
+}
+
+/// The containers that are machines of the management cluster, or its load balancer.
+pub async fn containers(docker: &Docker) -> Result<Vec<Container>> {
+    Ok(docker.containers(&format!("{CLUSTER_LABEL}={MANAGEMENT}")).await?)
+}
+
+fn inotify(needed: u64) -> Result<String> {
     let path = std::path::Path::new("/proc/sys/fs/inotify/max_user_instances");
     // A kernel without the file has no such limit.
     let Some(text) = fsx::read_text_if_present(path)? else { return Ok("no limit".into()) };
     let limit: u64 = text.trim().parse().unwrap_or(u64::MAX);
-    if limit < INOTIFY {
+    if limit < needed {
         return Err(Failure::preflight(format!(
-            "this host allows {limit} inotify instances a user, {INOTIFY} are needed"
+            "this host allows {limit} inotify instances a user, {needed} are needed"
         ))
-        .hint("sysctl fs.inotify.max_user_instances=512"));
+        .hint("sysctl fs.inotify.max_user_instances=1024"));
     }
     Ok(format!("{limit} instances"))
 }
@@ -175,7 +214,7 @@ async fn ports(story: &Story) -> Result<String> {
 }
 
 /// What an earlier run left is taken up by this one, or is refused.
-fn leftovers(story: &Story) -> Result<String> {
+async fn leftovers(story: &Story) -> Result<String> {
     let environment = story.environment.name();
     let nodes = node::list(&story.home)?;
     let found = |wanted: &dyn Fn(&node::Node) -> bool| nodes.iter().filter(|n| wanted(n)).cloned().collect::<Vec<_>>();
@@ -188,7 +227,13 @@ fn leftovers(story: &Story) -> Result<String> {
         ))
         .hint(format!("if nobody needs it: cluster-init local delete {own}")));
     }
-    let machines = found(&|node| node.config().cluster == MANAGEMENT);
+    // Machines that are containers have nothing to do with another environment's nodes.
+    let is_docker = story.environment.settings().machines == Machines::Docker;
+    let machines = found(&|node| node.config().cluster == MANAGEMENT && !is_docker);
+    let containers = match story.docker() {
+        Some(docker) => containers(docker).await?,
+        None => Vec::new(),
+    };
     if story.run.resumed {
         return Ok(format!("run {} goes on with {} nodes", story.run.id, bootstrap.len() + machines.len()));
     }
@@ -201,6 +246,22 @@ fn leftovers(story: &Story) -> Result<String> {
         .hint(format!(
             "look at it: cluster-init local list; if nobody needs it: cluster-init local delete {cluster}"
         )));
+    }
+    if let Some(first) = containers.first() {
+        return Err(Failure::preflight(format!(
+            "there are {} containers of a {MANAGEMENT} already, {} among them",
+            containers.len(),
+            first.name()
+        ))
+        .hint(format!(
+            "if nobody needs them: docker rm --force --volumes $(docker ps --all --quiet --filter label={CLUSTER_LABEL}={MANAGEMENT})"
+        )));
+    }
+    if story.docker().is_some()
+        && let Some(made) = story.made().await?
+    {
+        return Err(Failure::preflight(format!("an earlier run left the bootstrap cluster {}", made.name))
+            .hint(format!("if nobody needs it: kind delete cluster --name {}", made.name)));
     }
     Ok("none".into())
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::Backend;
 use crate::event::{Event, Sink};
 use crate::failure::{Failure, Result};
 use crate::fsx;
@@ -34,6 +35,9 @@ pub struct Subject {
     pub keep: bool,
     /// Preflight checks that are left out.
     pub skip_checks: Vec<String>,
+    /// What makes the bootstrap cluster, when not what the environment's settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
 }
 
 /// One execution of the story, begun or taken up.
@@ -181,6 +185,7 @@ mod tests {
             dirty: false,
             keep: true,
             skip_checks: Vec::new(),
+            backend: None,
         }
     }
 

@@ -4,6 +4,7 @@ use kube::core::GroupVersionKind;
 use serde::Serialize;
 
 use super::{MANAGEMENT, access, run};
+use crate::backend::Kind;
 use crate::capi::{self, Machine};
 use crate::failure::{Failure, Result};
 use crate::flux::{self, Expected};
@@ -90,7 +91,8 @@ pub async fn status(home: &Home, environment: &str) -> Result<Status> {
         environment: environment.to_owned(),
         run,
         self_managed: summary.clusters > 0 && defined,
-        bootstrap_cluster: node::list(home)?.iter().any(|node| node.config().cluster == own),
+        bootstrap_cluster: node::list(home)?.iter().any(|node| node.config().cluster == own)
+            || Kind::has_files_of(home, &own),
         components,
         machines: summary.machines.into_iter().collect(),
         troubles,

@@ -12,7 +12,8 @@ use crate::backend::{Backend, Made};
 use crate::bundle::Bundle;
 use crate::capi::{self, Phase};
 use crate::clock::Deadline;
-use crate::environment::{Environment, Publication, Tools, Variables};
+use crate::docker::Docker;
+use crate::environment::{self, Environment, Machines, Publication, Tools, Variables};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::flux::{self, Hastener};
@@ -43,6 +44,7 @@ pub struct Story {
     pub bundle_folder: PathBuf,
     /// What makes the bootstrap cluster.
     pub backend: Backend,
+    docker: Option<Docker>,
     /// When the whole of it must be done.
     pub deadline: Deadline,
     events: Events,
@@ -82,11 +84,17 @@ impl Story {
         subject: Subject,
         home: Home,
         run: Run,
-        environment: Environment,
+        mut environment: Environment,
         repository: Repository,
         bundle_folder: PathBuf,
         events: Events,
     ) -> Self {
+        if let Some(backend) = subject.backend {
+            environment.set_backend(backend);
+        }
+        let settings = environment.settings();
+        let uses_docker = settings.machines == Machines::Docker || settings.backend == environment::Backend::Kind;
+        let docker = uses_docker.then(Docker::default);
         let backend = access::backend(environment.settings(), &home, &bundle_folder);
         let deadline = Deadline::after(environment.settings().deadline);
         Self {
@@ -96,6 +104,7 @@ impl Story {
             environment,
             bundle_folder,
             backend,
+            docker,
             deadline,
             events,
             repository,
@@ -112,6 +121,11 @@ impl Story {
     /// At most `limit`, and no longer than the whole may take.
     pub fn at_most(&self, limit: Duration) -> Duration {
         self.deadline.left().min(limit).max(Duration::from_secs(1))
+    }
+
+    /// The local Docker, when the bootstrap cluster or the machines need it.
+    pub fn docker(&self) -> Option<&Docker> {
+        self.docker.as_ref()
     }
 
     /// The bundle.

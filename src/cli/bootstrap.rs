@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Format, Global, Printer, table};
 use crate::bootstrap::{self, Ended, Options, Subject};
 use crate::clock::human;
+use crate::environment::Backend;
 use crate::failure::{Failure, Kind, Result};
 use crate::node::Home;
 use crate::ui;
@@ -23,6 +24,9 @@ pub struct Args {
     /// Deploy the working tree although it holds changes that are not committed.
     #[arg(long)]
     dirty: bool,
+    /// What makes the bootstrap cluster (`local`, `kind`), in place of what bootstrap.toml says.
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
     /// Leave a preflight check out; may be given several times.
     #[arg(long, value_name = "NAME")]
     skip_check: Vec<String>,
@@ -43,8 +47,18 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (home, bundle) = places(global)?;
     let repository = std::path::absolute(&args.repo)
         .map_err(|error| Failure::usage(format!("there is no folder {}", args.repo.display())).caused_by(error))?;
-    let subject =
-        Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, skip_checks: args.skip_check };
+    let backend = args.backend.map(|name| {
+        let unknown = || Failure::usage(format!("there is no backend {name} (known: local, kind)"));
+        Backend::named(&name).ok_or_else(unknown)
+    });
+    let subject = Subject {
+        environment: args.env,
+        repository,
+        dirty: args.dirty,
+        keep: args.keep,
+        skip_checks: args.skip_check,
+        backend: backend.transpose()?,
+    };
     let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
     let ended = bootstrap::bootstrap(Options { home, bundle, subject: subject.clone() }, &events, &cancel).await?;

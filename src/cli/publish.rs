@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{Global, Printer};
+use crate::bootstrap;
 use crate::bundle::Bundle;
 use crate::clock::Deadline;
 use crate::environment::{Environment, Management, Publication, Tools, Variables};
@@ -60,7 +61,10 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let variables = environment.variables(Variables::from_process())?;
     let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, args.dirty).await?;
     publication.check(tools).await?;
-    let management = Management::find(&home, environment.name()).await?;
+    let management = {
+        let (_, _, kubeconfig) = bootstrap::management(&home, environment.name()).await?;
+        Management::find(&home, environment.name(), &kubeconfig).await?
+    };
     publication.give(&management).await?;
     events.note(format!("published {}", publication.revision));
     if !args.no_wait {

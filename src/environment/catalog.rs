@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::error::nearest;
-use super::{Configuration, Error, Result, Settings, Variables};
+use super::{Backend, Configuration, Error, Result, Settings, Variables};
 use crate::flux::kustomize::{self, FILE_NAMES, References};
 use crate::{flux, fsx, k8s, yaml};
 
@@ -59,6 +59,11 @@ impl Environment {
     /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Has another backend make the bootstrap cluster than its settings say.
+    pub fn set_backend(&mut self, backend: Backend) {
+        self.settings.backend = backend;
     }
 
     /// Its folder from the repository's root.

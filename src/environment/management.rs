@@ -1,47 +1,73 @@
 //! The management cluster of an environment, as it is reached from this host.
 
+use std::path::Path;
+
 use http::Uri;
 
 use super::{Configuration, VALUES};
 use crate::failure::{Failure, Result};
 use crate::flux::{REGISTRY, RELEASE_NAMESPACE};
-use crate::k8s::{Cluster, ObjectRef};
+use crate::fsx;
+use crate::k8s::{Cluster, Forward, ObjectRef};
 use crate::node::{self, Home, Node, Role};
 use crate::oci::push::Registry;
 
 /// The name of the management cluster: of its Cluster API object, of the ConfigMap and Secrets, of its nodes' cluster.
 pub const MANAGEMENT_CLUSTER: &str = "management-cluster";
 
+/// A cluster's own registry, as this host reaches it.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// The registry.
+    pub registry: Registry,
+    /// What leads to it, where nothing else does.
+    _forward: Option<Forward>,
+}
+
+impl Reached {
+    /// Through an HTTP proxy into the cluster's network.
+    pub fn through_proxy(proxy: &str) -> Result<Self> {
+        let proxy: Uri = proxy.parse().map_err(|_| Failure::failed("the cluster's proxy has no usable address"))?;
+        Ok(Self { registry: Registry::new(REGISTRY, true, Some(&proxy))?, _forward: None })
+    }
+
+    /// Through the cluster's API server.
+    pub async fn through_api(cluster: &Cluster) -> Result<Self> {
+        let forward = Forward::to(cluster, "cluster-init", "app=registry", 5000).await?;
+        Ok(Self { registry: Registry::new(&forward.address(), true, None)?, _forward: Some(forward) })
+    }
+}
+
 /// A connection to the management cluster and to the registry in it.
 #[derive(Clone, Debug)]
 pub struct Management {
     /// The cluster.
     pub cluster: Cluster,
-    /// Its registry, reached through the network of the cluster.
-    pub registry: Registry,
+    /// Its registry.
+    pub reached: Reached,
 }
 
 impl Management {
-    /// Finds the management cluster on this host that was made for an environment.
-    pub async fn find(home: &Home, environment: &str) -> Result<Self> {
-        let is_control_plane =
-            |node: &Node| node.config().cluster == MANAGEMENT_CLUSTER && node.config().role == Role::ControlPlane;
-        let Some(node) = node::list(home)?.into_iter().find(is_control_plane) else {
-            return Err(Failure::usage(format!("there is no management cluster in {}", home.root().display()))
-                .hint(format!("cluster-init bootstrap {environment}")));
-        };
-        let found = Self::of(&node).await?;
+    /// Connects to the management cluster that was made for an environment, with its kubeconfig.
+    pub async fn find(home: &Home, environment: &str, kubeconfig: &Path) -> Result<Self> {
+        let cluster = Cluster::connect("management", kubeconfig).await?;
+        let found = Self { reached: Self::reach(home, &cluster, kubeconfig).await?, cluster };
         found.belongs_to(environment).await?;
         Ok(found)
     }
 
-    /// Connects to the cluster of a control-plane node.
-    pub async fn of(node: &Node) -> Result<Self> {
-        let origin = node.paths().admin.display().to_string();
-        let cluster = Cluster::connect_text("management", &node.kubeconfig()?, &origin).await?;
-        let proxy: Uri = node.proxy_url("cluster-init")?.parse().map_err(Failure::from_error)?;
-        let registry = Registry::new(REGISTRY, true, Some(&proxy))?;
-        Ok(Self { cluster, registry })
+    /// How the registry of the cluster of a kubeconfig is reached: through the network proxy of its control plane where that
+    /// is a node of this host, else through the API server.
+    pub async fn reach(home: &Home, cluster: &Cluster, kubeconfig: &Path) -> Result<Reached> {
+        let text = fsx::read_text(kubeconfig)?;
+        let is_control_plane = |node: &Node| {
+            let config = node.config();
+            config.cluster == MANAGEMENT_CLUSTER && config.role == Role::ControlPlane && text.contains(&config.server())
+        };
+        match node::list(home)?.into_iter().find(is_control_plane) {
+            Some(node) => Reached::through_proxy(&node.proxy_url("cluster-init")?),
+            None => Reached::through_api(cluster).await,
+        }
     }
 
     async fn belongs_to(&self, environment: &str) -> Result<()> {

@@ -23,7 +23,7 @@ impl Publication {
     /// Gives the publication to a management cluster; does not wait for what it does with it.
     pub async fn give(&self, management: &Management) -> Result<()> {
         for package in self.packages()? {
-            package.push(&management.registry).await?;
+            package.push(&management.reached.registry).await?;
         }
         for object in self.objects() {
             management.cluster.apply(&object).await?;

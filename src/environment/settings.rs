@@ -15,11 +15,23 @@ use crate::fsx;
 pub const SETTINGS: &str = "bootstrap.toml";
 
 /// What makes the bootstrap cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// Plain processes on this host.
     Local,
+    /// Containers of the local Docker.
+    Kind,
+}
+
+/// What the management cluster's machines are, as far as this host has to do with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Machines {
+    /// Anything that needs nothing of this host beside the bootstrap cluster.
+    Any,
+    /// Containers of the local Docker.
+    Docker,
 }
 
 /// How the commit reaches the clusters.
@@ -35,6 +47,8 @@ pub enum Source {
 pub struct Settings {
     /// What makes the bootstrap cluster.
     pub backend: Backend,
+    /// What the management cluster's machines are.
+    pub machines: Machines,
     /// How the commit reaches the clusters.
     pub source: Source,
     /// How long the whole bootstrap may take.
@@ -49,6 +63,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             backend: Backend::Local,
+            machines: Machines::Any,
             source: Source::Oci,
             deadline: Duration::from_mins(45),
             no_progress: Duration::from_mins(10),
@@ -57,7 +72,11 @@ impl Default for Settings {
     }
 }
 
-const KEYS: [&str; 5] = ["backend", "source", "deadline", "no_progress", "publish"];
+const KEYS: [&str; 6] = ["backend", "machines", "source", "deadline", "no_progress", "publish"];
+/// The backends by their names.
+const BACKENDS: [(&str, Backend); 2] = [("local", Backend::Local), ("kind", Backend::Kind)];
+/// What machines may be, by their names.
+const MACHINES: [(&str, Machines); 2] = [("any", Machines::Any), ("docker", Machines::Docker)];
 
 /// A file that is being read.
 struct File<'a> {
@@ -119,7 +138,8 @@ impl File<'_> {
     fn merge(&self, settings: &mut Settings, table: &DeTable<'_>) -> Result<()> {
         for (key, value) in table {
             match key.get_ref().as_ref() {
-                "backend" => settings.backend = self.choice("backend", value, &[("local", Backend::Local)])?,
+                "backend" => settings.backend = self.choice("backend", value, &BACKENDS)?,
+                "machines" => settings.machines = self.choice("machines", value, &MACHINES)?,
                 "source" => settings.source = self.choice("source", value, &[("oci", Source::Oci)])?,
                 "deadline" => settings.deadline = self.duration("deadline", value)?,
                 "no_progress" => settings.no_progress = self.duration("no_progress", value)?,
@@ -156,6 +176,13 @@ impl File<'_> {
     }
 }
 
+impl Backend {
+    /// The backend of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        BACKENDS.iter().find(|(known, _)| *known == name).map(|(_, backend)| *backend)
+    }
+}
+
 impl Settings {
     /// Reads the settings of all environments of a repository; without a file the defaults hold.
     pub(super) fn read_all(root: &Path, environments: &[String]) -> Result<BTreeMap<String, Self>> {
@@ -189,7 +216,7 @@ mod tests {
             ("[defaults]\n\ndedline = '1m'\n", "bootstrap.toml:3: unknown key dedline (did you mean deadline?)"),
             (
                 "[defaults]\nzzz = 1\n",
-                "bootstrap.toml:2: unknown key zzz (known: backend, source, deadline, no_progress, publish)",
+                "bootstrap.toml:2: unknown key zzz (known: backend, machines, source, deadline, no_progress, publish)",
             ),
             ("[default]\n", "bootstrap.toml:1: unknown table default (did you mean defaults?)"),
             ("[environments.locl]\n", "bootstrap.toml:1: unknown environment locl (did you mean local?)"),
@@ -198,7 +225,10 @@ mod tests {
                 "bootstrap.toml:2: deadline: \"soon\" is no duration: write 90s, 45m or 1h30m",
             ),
             ("[defaults]\ndeadline = 5\n", "bootstrap.toml:2: deadline is no text"),
-            ("[defaults]\nbackend = 'lokal'\n", "bootstrap.toml:2: backend: unknown value \"lokal\": use local"),
+            (
+                "[defaults]\nbackend = 'lokal'\n",
+                "bootstrap.toml:2: backend: unknown value \"lokal\": use local or kind",
+            ),
             ("defaults = 1\n", "bootstrap.toml:1: defaults is no table"),
         ];
         for (text, message) in cases {

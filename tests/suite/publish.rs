@@ -20,7 +20,7 @@ fn root() -> &'static Path {
 async fn an_unknown_environment_names_the_known_ones() {
     let ended = publish(&Home::new(), root(), &["locla"]).await;
     assert_eq!(ended.code, 2);
-    assert!(ended.stderr.contains("unknown environment \"locla\" (known: local)"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("unknown environment \"locla\" (known: "), "{}", ended.stderr);
     assert!(ended.stderr.contains("did you mean local?"), "{}", ended.stderr);
 }
 
@@ -39,6 +39,6 @@ async fn without_a_management_cluster_it_says_how_to_make_one() {
     support::bundle();
     let ended = publish(&home, root(), &["local", "--dirty"]).await;
     assert_eq!(ended.code, 2);
-    assert!(ended.stderr.contains("there is no management cluster in"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("local was never bootstrapped here"), "{}", ended.stderr);
     assert!(ended.stderr.contains("cluster-init bootstrap local"), "{}", ended.stderr);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::prepare::unpack_images;
+use crate::backend::{Backend, Mirror};
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
 use crate::failure::{Failure, Result};
@@ -24,7 +25,7 @@ impl Step<Story> for BootstrapCluster {
         "making the cluster that makes the cluster"
     }
     fn deadline(&self, story: &Story) -> Duration {
-        story.at_most(Duration::from_mins(3))
+        story.at_most(Duration::from_mins(10))
     }
     async fn probe(&self, story: &Story, _: &Scope) -> Result<Probe> {
         if story.moved().await? {
@@ -35,15 +36,32 @@ impl Step<Story> for BootstrapCluster {
         Ok(if made.state == State::Ready && ours { Probe::Done } else { Probe::ToDo })
     }
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
-        let spec = access::spec(story.environment.name());
+        let spec = access::spec(&story.environment);
         let create = story.backend.create_or_adopt(&spec, &scope.events, scope.deadline, &scope.cancel);
-        // Images are unpacked while the control plane starts.
-        tokio::try_join!(scope.effect("create", create), unpack_images(story, scope)).map(|_| ())
+        match &story.backend {
+            // Images are unpacked while the control plane starts, and the machines' registry is filled.
+            Backend::Local(_) => {
+                let images = async { tokio::try_join!(unpack_images(story, scope), mirror(story, scope)) };
+                tokio::try_join!(scope.effect("create", create), images).map(|_| ())
+            }
+            // Its own node is started from the mirror.
+            Backend::Kind(_) => {
+                mirror(story, scope).await?;
+                scope.effect("create", create).await.map(|_| ())
+            }
+        }
     }
     async fn undo(&self, story: &Story, scope: &Scope) -> Result<Undo> {
         delete(story, scope).await?;
         Ok(Undo::Undone)
     }
+}
+
+/// The registry of whatever is a container of the local Docker.
+async fn mirror(story: &Story, scope: &Scope) -> Result<()> {
+    let Some(docker) = story.docker() else { return Ok(()) };
+    let mirror = Mirror::new(docker.clone(), story.bundle().await?.clone(), story.home.clone());
+    scope.effect("mirror", mirror.ensure(&scope.events, scope.deadline, &scope.cancel)).await
 }
 
 /// Deletes the bootstrap cluster once it holds nothing that the management cluster lacks.
@@ -68,7 +86,7 @@ impl Step<Story> for Teardown {
         let Some(made) = story.made().await? else { return Ok(()) };
         // A cluster that a killed teardown left half deleted has been looked at already.
         if made.state == State::Ready || !scope.happened("check") {
-            let spec = access::spec(story.environment.name());
+            let spec = access::spec(&story.environment);
             story.backend.create_or_adopt(&spec, &scope.events, scope.deadline, &scope.cancel).await?;
             scope.effect("check", check_empty(story)).await?;
         }

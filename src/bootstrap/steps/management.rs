@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::release::install;
 use crate::bootstrap::story::Side;
-use crate::bootstrap::{Story, access};
+use crate::bootstrap::{Story, access, checks};
 use crate::clock::Look;
 use crate::failure::{Kind, Result};
 use crate::flux::{self, Expected, RELEASE};
@@ -55,7 +55,11 @@ impl Step<Story> for ManagementCluster {
     }
     async fn undo(&self, story: &Story, _: &Scope) -> Result<Undo> {
         // Deleting the bootstrap cluster alone would leave the machines behind.
-        let machines = access::management_node(&story.home)?.is_some();
+        let containers = match story.docker() {
+            Some(docker) => checks::containers(docker).await?,
+            None => Vec::new(),
+        };
+        let machines = access::management_node(&story.home)?.is_some() || !containers.is_empty();
         Ok(if machines { Undo::Kept("its machines run; delete its Cluster object to end them") } else { Undo::Undone })
     }
 }
@@ -95,8 +99,8 @@ async fn ensure_flux(story: &Story, scope: &Scope) -> Result<()> {
         .installed
         .get_or_try_init(async || {
             let side = reach(story, scope).await?;
-            let registry = access::management_registry(&story.home).await?;
-            install(story, scope, &side.cluster, &registry, false).await
+            let reached = access::management_registry(story).await?;
+            install(story, scope, &side.cluster, &reached.registry, false).await
         })
         .await
         .copied()

@@ -70,7 +70,7 @@ impl Step<Story> for Unpack {
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
         let bundle = story.bundle().await?;
         let tools: Vec<String> =
-            bundle.entries()?.into_iter().filter(|entry| entry.kind == "tool").map(|entry| entry.part).collect();
+            bundle.entries()?.into_iter().filter(|e| e.kind == "tool" && is_common(e)).map(|e| e.part).collect();
         each(scope, "programs", tools, async |part| bundle.tool_async(&part).await.map(|_| ())).await
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
@@ -81,12 +81,18 @@ impl Step<Story> for Unpack {
 /// Unpacks the images of pods, so that no pod waits for its own.
 pub async fn unpack_images(story: &Story, scope: &Scope) -> Result<()> {
     let bundle = story.bundle().await?;
-    let images: Vec<&str> = bundle.images().collect();
+    let images = bundle.entries()?.into_iter().filter(|e| e.kind != "manifest" && is_common(e));
+    let images: Vec<String> = images.map(|entry| entry.reference).collect();
     each(scope, "images", images, async |reference| {
-        let image = bundle.image(reference)?;
+        let image = bundle.image(&reference)?;
         bundle.unpack_async(&image).await.map(|_| ())
     })
     .await
+}
+
+/// Whether a part is in every bundle: the others are for nodes that are containers.
+fn is_common(entry: &bundle::Entry) -> bool {
+    entry.with.is_empty()
 }
 
 /// Unpacks some things, a few at once, and counts them.

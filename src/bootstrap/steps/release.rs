@@ -75,10 +75,10 @@ impl Step<Story> for Source {
     }
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
         let cluster = &story.bootstrap().await?.cluster;
-        let registry = access::bootstrap_registry(&story.backend, story.environment.name())?;
+        let reached = access::bootstrap_registry(story).await?;
         scope.remember("revision", &story.publication().await?.revision.tag())?;
         // Flux is applied here too, without waiting for it: it starts while the commit is pushed.
-        scope.effect("publish", install(story, scope, cluster, &registry, true)).await
+        scope.effect("publish", install(story, scope, cluster, &reached.registry, true)).await
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
         Ok(GONE_WITH_THE_CLUSTER)

@@ -1,0 +1,357 @@
+//! Clusters that kind makes: their nodes are containers of the local Docker.
+//!
+//! ```text
+//! HOME/kind/NAME/owner.json   on whose behalf it was made
+//! HOME/kind/NAME/certs.d/     mounted into the nodes: sends their containerd to the mirror, and proves that they are ours
+//! HOME/kind/NAME/kind.yaml    what kind was asked for
+//! HOME/kind/NAME/kubeconfig   once kind is done
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use handlebars::Handlebars;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::mirror::{self, Mirror};
+use super::{LocalSpec, Made, MadeNode};
+use crate::bundle::Bundle;
+use crate::clock::{Deadline, Look, Stopwatch, Wait, human};
+use crate::docker::{Container, Docker};
+use crate::event::Events;
+use crate::exec::{self, Command};
+use crate::failure::{Context, Failure, Result};
+use crate::fsx;
+use crate::k8s::Cluster;
+use crate::node::{Home, NodeName, State};
+use crate::yaml;
+
+/// The label with a cluster's name on each of its nodes.
+pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
+/// The label with a node's role.
+const ROLE_LABEL: &str = "io.x-k8s.kind.role";
+/// Deleting a cluster takes this long at most.
+const DELETE: Duration = Duration::from_mins(2);
+/// Asking kind something.
+const ASK: Duration = Duration::from_secs(30);
+
+/// The kind backend.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    home: Home,
+    bundle: PathBuf,
+    docker: Docker,
+}
+
+/// What is kept of a cluster's making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    /// On whose behalf.
+    owner: String,
+}
+
+impl Kind {
+    /// Clusters whose files are in a home, made from a bundle.
+    pub fn new(home: Home, bundle: impl Into<PathBuf>) -> Self {
+        Self { home, bundle: bundle.into(), docker: Docker::default() }
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.home.root().join("kind").join(name)
+    }
+
+    fn open_bundle(&self) -> Result<Bundle> {
+        Ok(Bundle::open(&self.bundle, &self.home.unpacked())?)
+    }
+
+    /// kind itself: the bundle's, or the one on PATH.
+    async fn program(&self) -> Result<PathBuf> {
+        let bundle = self.open_bundle()?;
+        if bundle.is_with("docker") { Ok(bundle.tool_async("kind").await?) } else { Ok(PathBuf::from("kind")) }
+    }
+
+    /// The containers of a cluster, control planes first; whoever made them.
+    async fn containers(&self, name: &str) -> Result<Vec<Container>> {
+        let mut found = self.docker.containers(&format!("{CLUSTER_LABEL}={name}")).await?;
+        found.sort_by_key(|node| (node.label(ROLE_LABEL) != Some("control-plane"), node.name().to_owned()));
+        Ok(found)
+    }
+
+    /// On whose behalf a cluster was made; `None` when somebody else made it.
+    fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
+        let folder = self.folder(name);
+        if !nodes.iter().all(|node| node.mounts_from(&folder)) {
+            return Ok(None);
+        }
+        let Some(text) = fsx::read_text_if_present(&folder.join("owner.json"))? else { return Ok(None) };
+        let owner: Owner = serde_json::from_str(&text).map_err(Failure::from_error)?;
+        Ok(Some(owner.owner))
+    }
+
+    /// The failure that somebody else's cluster is.
+    fn foreign(name: &str) -> Failure {
+        Failure::refused(format!("there is a kind cluster {name} that cluster-init did not make from this home"))
+            .hint(format!("if nobody needs it: kind delete cluster --name {name}"))
+    }
+
+    /// Makes the cluster, or adopts the one that the same owner made; its API server answers afterwards.
+    pub async fn create_or_adopt(
+        &self,
+        spec: &LocalSpec,
+        events: &Events,
+        deadline: Deadline,
+        cancel: &CancellationToken,
+    ) -> Result<Made> {
+        let name = NodeName::new(&spec.name)?.to_string();
+        let nodes = self.containers(&name).await?;
+        if !nodes.is_empty() {
+            match self.owner(&name, &nodes)? {
+                None => return Err(Self::foreign(&name)),
+                Some(owner) if owner != spec.owner => {
+                    return Err(Failure::refused(format!("cluster {name} was made by {owner}, not by {}", spec.owner)));
+                }
+                Some(_) => {}
+            }
+            if self.folder(&name).join("kubeconfig").is_file() {
+                return self.adopt(&name, &nodes, events, deadline, cancel).await;
+            }
+            events.progress(format!("kind cluster {name}"), "was half made: beginning anew");
+            self.remove(&name).await?;
+        }
+        self.create(&name, spec, events, deadline, cancel).await
+    }
+
+    /// Starts what was stopped and waits until the API server answers.
+    async fn adopt(
+        &self,
+        name: &str,
+        nodes: &[Container],
+        events: &Events,
+        deadline: Deadline,
+        cancel: &CancellationToken,
+    ) -> Result<Made> {
+        for node in nodes.iter().filter(|node| !node.runs()) {
+            events.progress(format!("kind cluster {name}"), format!("starting node {}", node.name()));
+            self.docker.start(node.name()).await?;
+        }
+        let kubeconfig = self.folder(name).join("kubeconfig");
+        let cluster = Cluster::connect(name, &kubeconfig).await?;
+        Wait::new(format!("the API server of cluster {name}"), deadline.left())
+            .within(deadline, cancel)
+            .every(Duration::from_millis(200))
+            .until(async || {
+                Ok(match cluster.api_ready().await {
+                    Ok(()) => Look::Ready(()),
+                    Err(state) => Look::Pending(state),
+                })
+            })
+            .await?;
+        self.found(name).await
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        spec: &LocalSpec,
+        events: &Events,
+        deadline: Deadline,
+        cancel: &CancellationToken,
+    ) -> Result<Made> {
+        let watch = Stopwatch::start();
+        let (folder, bundle) = (self.folder(name), self.open_bundle()?);
+        fsx::create_private_dir(&folder)?;
+        fsx::remove_file(&folder.join("kubeconfig"))?;
+        let owner = serde_json::to_vec(&Owner { owner: spec.owner.clone() }).map_err(Failure::from_error)?;
+        fsx::write_private(&folder.join("owner.json"), owner)?;
+        let hosts = Mirror::write_hosts(&folder.join("certs.d"))?;
+        let config = config(&bundle, name, spec, &hosts)?;
+        fsx::write_private(&folder.join("kind.yaml"), config)?;
+        events.progress(format!("kind cluster {name}"), "being made");
+        let unfinished = folder.join("kubeconfig.unfinished");
+        let command = Command::new(self.program().await?)
+            .args(["create", "cluster", "--name", name, "--config"])
+            .arg(folder.join("kind.yaml"))
+            .arg("--kubeconfig")
+            .arg(&unfinished)
+            // Nodes that failed stay for the support folder; the next attempt removes them.
+            .arg("--retain");
+        let made = cancel.run_until_cancelled(command.run(deadline.left())).await;
+        let made = made.ok_or_else(|| Failure::interrupted(format!("making cluster {name} was interrupted")))?;
+        made.map_err(|error| failed(name, error))?;
+        fsx::set_mode(&unfinished, 0o600)?;
+        fsx::rename(&unfinished, &folder.join("kubeconfig"))?;
+        events.progress(format!("kind cluster {name}"), format!("ready after {}", human(watch.elapsed())));
+        self.found(name).await
+    }
+
+    async fn found(&self, name: &str) -> Result<Made> {
+        self.find(name).await?.ok_or_else(|| Failure::failed(format!("cluster {name} is gone again")))
+    }
+
+    /// The cluster of that name, when it is one of this home; `None` when there is none or it is somebody else's.
+    pub async fn find(&self, name: &str) -> Result<Option<Made>> {
+        let nodes = self.containers(name).await?;
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        let Some(owner) = self.owner(name, &nodes)? else { return Ok(None) };
+        let kubeconfig = self.folder(name).join("kubeconfig");
+        let server = server(&kubeconfig)?;
+        let state = match (&server, nodes.iter().all(Container::runs), nodes.iter().any(Container::runs)) {
+            (None, ..) => State::Starting,
+            (Some(_), true, _) => State::Ready,
+            (Some(_), false, true) => State::Degraded,
+            (Some(_), false, false) => State::Stopped,
+        };
+        let nodes = nodes.iter().map(|node| MadeNode {
+            name: node.name().to_owned(),
+            role: node.label(ROLE_LABEL).unwrap_or_default().to_owned(),
+            state: if node.runs() { State::Ready } else { State::Stopped },
+            pid: node.pid(),
+            pending: (!node.runs()).then(|| format!("its container is {}", node.state())),
+        });
+        let nodes = nodes.collect();
+        Ok(Some(Made { name: name.to_owned(), owner, state, server: server.unwrap_or_default(), nodes, kubeconfig }))
+    }
+
+    /// Deletes a cluster of this home; fine when there is none.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let nodes = self.containers(name).await?;
+        if !nodes.is_empty() && self.owner(name, &nodes)?.is_none() {
+            return Err(Self::foreign(name));
+        }
+        self.remove(name).await?;
+        Ok(fsx::remove_dir(&self.folder(name))?)
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        // kind takes the cluster's entry out of a kubeconfig, which must not be the user's.
+        let scratch = self.folder(name).join("kubeconfig.unfinished");
+        let command = Command::new(self.program().await?).args(["delete", "cluster", "--name", name, "--kubeconfig"]);
+        let deleted = command.arg(scratch).run(DELETE).await;
+        deleted.map(|_| ()).map_err(Failure::from).context(format!("failed to delete cluster {name}"))
+    }
+
+    /// All clusters of this home.
+    pub async fn list(&self) -> Result<Vec<Made>> {
+        let mut all = Vec::new();
+        for name in fsx::list(&self.home.root().join("kind"))? {
+            all.extend(self.find(&name).await?);
+        }
+        Ok(all)
+    }
+
+    /// Whether a home holds the files of a cluster, which go with it; asks nobody.
+    pub fn has_files_of(home: &Home, name: &str) -> bool {
+        home.root().join("kind").join(name).is_dir()
+    }
+
+    /// Whether kind can be run; what it says about itself.
+    pub async fn version(&self) -> Result<String> {
+        let output = Command::new(self.program().await?).arg("version").run(ASK).await;
+        let output = output.map_err(|error| match error {
+            exec::Error::Missing { .. } => Failure::preflight("there is no kind in the bundle nor on PATH")
+                .hint("cluster-init bundle build --with docker"),
+            error => error.into(),
+        })?;
+        Ok(output.text().trim().to_owned())
+    }
+
+    /// Refuses when a cluster of that name is not ours.
+    pub async fn check_name(&self, name: &str) -> Result<()> {
+        let nodes = self.containers(name).await?;
+        if !nodes.is_empty() && self.owner(name, &nodes)?.is_none() {
+            return Err(Self::foreign(name));
+        }
+        Ok(())
+    }
+}
+
+/// What kind is asked for.
+fn config(bundle: &Bundle, name: &str, spec: &LocalSpec, hosts: &Path) -> Result<String> {
+    let tag = |part: &str| {
+        mirror::reference(bundle, part)
+            .map(|name| name.rsplit_once(':').map(|(_, tag)| tag.to_owned()).unwrap_or_default())
+    };
+    let mut mounts = vec![json!({"host": quoted(hosts), "container": "/etc/containerd/certs.d", "read_only": true})];
+    mounts.extend(
+        spec.allowed_host_paths
+            .iter()
+            .map(|path| json!({"host": quoted(path), "container": quoted(path), "read_only": false})),
+    );
+    let facts = json!({
+        "name": name,
+        "owner": spec.owner,
+        "image": mirror::reference(bundle, "node")?,
+        "etcd": tag("etcd")?,
+        "dns": tag("coredns")?,
+        "mounts": mounts,
+    });
+    render(&facts)
+}
+
+fn render(facts: &serde_json::Value) -> Result<String> {
+    let mut page = Handlebars::new();
+    page.set_strict_mode(true);
+    page.register_escape_fn(handlebars::no_escape);
+    page.render_template(include_str!("kind.yaml.hbs"), facts).map_err(Failure::from_error)
+}
+
+/// A path as a YAML string.
+fn quoted(path: &Path) -> String {
+    // A JSON string is a YAML string.
+    serde_json::Value::from(path.display().to_string()).to_string()
+}
+
+/// The API server's URL in a kubeconfig that is there.
+fn server(kubeconfig: &Path) -> Result<Option<String>> {
+    let Some(text) = fsx::read_text_if_present(kubeconfig)? else { return Ok(None) };
+    let parsed: serde_json::Value = yaml::from_str(&text, &kubeconfig.display().to_string())?;
+    Ok(parsed.pointer("/clusters/0/cluster/server").and_then(|server| server.as_str()).map(str::to_owned))
+}
+
+fn failed(name: &str, error: exec::Error) -> Failure {
+    let text = error.to_string();
+    let mut failure = Failure::from(error).context(format!("failed to make kind cluster {name}"));
+    if text.contains("port is already allocated") || text.contains("address already in use") {
+        failure = failure.hint("another program was faster with a port: run it again");
+    }
+    if text.contains("cgroup") {
+        failure = failure.hint("kind needs cgroup delegation: https://kind.sigs.k8s.io/docs/user/known-issues");
+    }
+    failure.hint(format!("look at its node: docker logs {name}-control-plane"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_config_is_what_kind_reads() {
+        let mounts = json!([
+            {"host": quoted(Path::new("/home/a b/certs.d")), "container": "/etc/containerd/certs.d", "read_only": true},
+            {"host": quoted(Path::new("/var/run/docker.sock")), "container": "/var/run/docker.sock", "read_only": false},
+        ]);
+        let facts = json!({"name": "x-bootstrap", "owner": "bootstrap x", "image": "ghcr.io/cluster-init/node:v1",
+            "etcd": "3.6.14-0", "dns": "v1.14.3", "mounts": mounts});
+        let parsed: serde_json::Value = yaml::from_str(&render(&facts).unwrap(), "kind.yaml").unwrap();
+        assert_eq!(parsed["nodes"][0]["image"], "ghcr.io/cluster-init/node:v1");
+        assert_eq!(parsed["nodes"][0]["extraMounts"][0]["hostPath"], "/home/a b/certs.d");
+        assert_eq!(parsed["nodes"][0]["extraMounts"][1]["readOnly"], false);
+        let patch: serde_json::Value =
+            yaml::from_str(parsed["kubeadmConfigPatches"][0].as_str().unwrap(), "patch").unwrap();
+        assert_eq!(patch["etcd"]["local"]["imageTag"], "3.6.14-0");
+        assert_eq!(patch["dns"]["imageTag"], "v1.14.3");
+    }
+
+    #[test]
+    fn the_server_is_found_in_a_kubeconfig() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        assert_eq!(server(&path).unwrap(), None);
+        fsx::write(&path, "clusters:\n- cluster:\n    server: https://127.0.0.1:4000\n  name: kind-x\n").unwrap();
+        assert_eq!(server(&path).unwrap().as_deref(), Some("https://127.0.0.1:4000"));
+    }
+}

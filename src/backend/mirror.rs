@@ -1,0 +1,210 @@
+//! A registry beside the nodes that are containers: it holds the bundle's images under their upstream names, so that every
+//! manifest stays as it is and no node needs a way out.
+//!
+//! It belongs to the machines, not to one cluster: a management cluster takes the images of tomorrow's machines from it, too,
+//! and it stays when the bootstrap cluster goes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::bundle::Bundle;
+use crate::clock::{Deadline, Look, Wait};
+use crate::docker::Docker;
+use crate::event::{Events, What};
+use crate::failure::{Failure, Result};
+use crate::fsx;
+use crate::node::Home;
+use crate::oci::Reference;
+use crate::oci::push::Registry;
+
+/// The container's name, which is also its host name on the nodes' network.
+pub const MIRROR: &str = "cluster-init-mirror";
+/// The network of kind's nodes and of Cluster API's docker provider; neither lets others be chosen.
+pub const NETWORK: &str = "kind";
+/// The label of containers and volumes that are ours; its value says what they are.
+pub const LABEL: &str = "cluster-init.dev/owned";
+/// The label with the digest of the image that the container was made from.
+const IMAGE: &str = "cluster-init.dev/image";
+const PORT: u16 = 5000;
+/// How many images are pushed at once.
+const PARALLEL: usize = 2;
+/// What docker itself starts, rather than a node.
+const FOR_DOCKER: [&str; 2] = ["node", "haproxy"];
+
+/// The mirror of a bundle.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    docker: Docker,
+    bundle: Bundle,
+    home: Home,
+}
+
+impl Mirror {
+    /// The mirror that serves a bundle's images.
+    pub fn new(docker: Docker, bundle: Bundle, home: Home) -> Self {
+        Self { docker, bundle, home }
+    }
+
+    /// Starts it when it does not run, gives it what it lacks, and gives docker the images that machines are started from.
+    pub async fn ensure(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<()> {
+        self.docker.ensure_network(NETWORK).await?;
+        self.start(events).await?;
+        let address = self.docker.port(MIRROR, PORT).await?;
+        let registry = Registry::new(&address, true, None)?;
+        Wait::new(format!("the registry in container {MIRROR}"), deadline.left())
+            .within(deadline, cancel)
+            .every(Duration::from_millis(50))
+            .until(async || {
+                Ok(match registry.answers().await {
+                    Ok(()) => Look::Ready(()),
+                    Err(error) => Look::Pending(error.to_string()),
+                })
+            })
+            .await?;
+        self.fill(&registry, events, cancel).await?;
+        self.load(&address, events).await
+    }
+
+    /// Starts the container, anew when it was made from another image.
+    async fn start(&self, events: &Events) -> Result<()> {
+        let name = self.reference("registry")?;
+        let image = self.bundle.image(&name)?;
+        let digest = image.digest().to_string();
+        if let Some(found) = self.docker.container(MIRROR).await? {
+            if found.label(LABEL) != Some("mirror") {
+                return Err(Failure::refused(format!("there is a container {MIRROR} that is not ours"))
+                    .hint(format!("if nobody needs it: docker rm --force {MIRROR}")));
+            }
+            if found.label(IMAGE) == Some(&digest) {
+                return if found.runs() { Ok(()) } else { Ok(self.docker.start(MIRROR).await?) };
+            }
+            self.docker.remove(MIRROR).await?;
+        }
+        events.progress("mirror", "starting a registry for the nodes");
+        let config = image.manifest().config.digest.to_string();
+        if self.docker.image(&name).await?.as_deref() != Some(config.as_str()) {
+            let folder = self.home.cache();
+            fsx::create_dir(&folder)?;
+            let archive = folder.join("registry.docker.tar");
+            image.write_docker_archive(&name, fsx::create(&archive)?)?;
+            self.docker.load(&archive).await?;
+            fsx::remove_file(&archive)?;
+        }
+        let options = [
+            format!("--network={NETWORK}"),
+            format!("--publish=127.0.0.1::{PORT}"),
+            format!("--label={LABEL}=mirror"),
+            format!("--label={IMAGE}={digest}"),
+            format!("--volume={MIRROR}:/var/lib/registry"),
+            "--restart=unless-stopped".into(),
+            "--env=OTEL_TRACES_EXPORTER=none".into(),
+        ];
+        self.docker.run(MIRROR, &options, &name).await?;
+        Ok(())
+    }
+
+    /// Pushes the bundle's images; what is there already costs a question.
+    async fn fill(&self, registry: &Registry, events: &Events, cancel: &CancellationToken) -> Result<()> {
+        let images: Vec<&str> = self.bundle.images().collect();
+        let total = images.len() as u64;
+        let done = std::sync::atomic::AtomicU64::new(0);
+        futures::stream::iter(images.into_iter().map(Ok::<_, Failure>))
+            .try_for_each_concurrent(PARALLEL, async |name| {
+                if cancel.is_cancelled() {
+                    return Err(Failure::interrupted("filling the mirror was interrupted"));
+                }
+                let (repository, tag) = place(&name.parse()?);
+                registry.push_image(&repository, &tag, &self.bundle.image(name)?).await?;
+                let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+                let (subject, state) = ("mirror".into(), "images".into());
+                events.send(What::Progress { subject, state, done: Some(done), total: Some(total) });
+                Ok(())
+            })
+            .await
+    }
+
+    /// Has docker pull, from the mirror, the images of machines; layers that it has are not read again.
+    async fn load(&self, address: &str, events: &Events) -> Result<()> {
+        let load = async |part: &str| {
+            let name = self.reference(part)?;
+            let config = self.bundle.image(&name)?.manifest().config.digest.to_string();
+            if self.docker.image(&name).await?.as_deref() == Some(config.as_str()) {
+                return Ok(());
+            }
+            events.progress("mirror", format!("giving docker the image {name}"));
+            let (repository, tag) = place(&name.parse()?);
+            Ok::<_, Failure>(self.docker.pull_as(&format!("{address}/{repository}:{tag}"), &name).await?)
+        };
+        futures::stream::iter(FOR_DOCKER).then(load).try_collect::<()>().await
+    }
+
+    /// The reference of a part's image.
+    pub fn reference(&self, part: &str) -> Result<String> {
+        reference(&self.bundle, part)
+    }
+
+    /// Writes the folder that tells a node's containerd to ask the mirror first, for images of every registry.
+    pub fn write_hosts(folder: &Path) -> Result<PathBuf> {
+        let default = folder.join("_default");
+        fsx::create_dir(&default)?;
+        fsx::write(&default.join("hosts.toml"), hosts())?;
+        Ok(folder.to_owned())
+    }
+}
+
+/// The reference of a part's image in a bundle.
+pub fn reference(bundle: &Bundle, part: &str) -> Result<String> {
+    let entry = bundle.entries()?.into_iter().find(|entry| entry.part == part);
+    entry.map(|entry| entry.reference).ok_or_else(|| {
+        Failure::preflight(format!("the bundle {} has no part {part}", bundle.folder().display()))
+            .hint("make the parts for machines in containers: cluster-init bundle build --with docker")
+    })
+}
+
+/// Where an image is in the mirror: its path without the registry's name, as containerd asks a mirror for it.
+fn place(reference: &Reference) -> (String, String) {
+    let repository = reference.name.split_once('/').map_or(reference.name.as_str(), |(_, path)| path);
+    (repository.to_owned(), reference.tag.clone().unwrap_or_else(|| "latest".into()))
+}
+
+fn hosts() -> String {
+    format!("[host.\"http://{MIRROR}:{PORT}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bundle::{Part, Parts};
+
+    #[test]
+    fn no_two_images_share_a_place() {
+        let mut places: BTreeMap<_, String> = BTreeMap::new();
+        for part in Parts::own().unwrap().all {
+            let images = match &part {
+                Part::Tool(program) | Part::Image(program) => program.images.clone(),
+                Part::System(system) => system.images.clone(),
+                Part::Manifest(_) => continue,
+            };
+            for image in images {
+                let before = places.insert(place(&image.parse().unwrap()), part.name().to_owned());
+                // The same image under the names of two registries is one image.
+                assert!(before.is_none_or(|before| before == part.name()), "{image}");
+            }
+        }
+        let (repository, tag) = place(&"registry:3.1.2".parse().unwrap());
+        assert_eq!((repository.as_str(), tag.as_str()), ("library/registry", "3.1.2"));
+    }
+
+    #[test]
+    fn nodes_are_sent_to_the_mirror() {
+        let folder = tempfile::tempdir().unwrap();
+        Mirror::write_hosts(&folder.path().join("certs.d")).unwrap();
+        let text = fsx::read_text(&folder.path().join("certs.d/_default/hosts.toml")).unwrap();
+        assert_eq!(text, "[host.\"http://cluster-init-mirror:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+    }
+}
