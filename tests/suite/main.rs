@@ -14,6 +14,7 @@ mod bad_input;
 mod bundle;
 mod cli;
 mod content;
+mod docker;
 mod kill_matrix;
 mod local;
 mod pivot;

@@ -40,10 +40,10 @@ const MOMENTS: [&str; 5] = [
 ];
 
 /// A repository of the project's content, as a user has it.
-struct Repository(PathBuf);
+pub struct Repository(pub PathBuf);
 
 impl Repository {
-    async fn new(home: &Home) -> Self {
+    pub async fn new(home: &Home) -> Self {
         let repository = Self(home.path().join("repository"));
         let from = Path::new(env!("CARGO_MANIFEST_DIR"));
         for name in ["charts", "kustomize-components", "environment-values", "bootstrap.toml"] {
@@ -60,7 +60,7 @@ impl Repository {
         command.run(Duration::from_mins(1)).await.unwrap();
     }
 
-    async fn commit(&self, message: &str) {
+    pub async fn commit(&self, message: &str) {
         self.git(&["add", "--all"]).await;
         self.git(&["commit", "--quiet", "--message", message]).await;
     }

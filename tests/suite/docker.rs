@@ -1,0 +1,123 @@
+//! What needs a Docker daemon: `tools/test --docker` starts one when none answers, and runs these.
+//!
+//! The management cluster's containers have one name on a daemon, so these tests run one after the other.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cluster_init::docker::Docker;
+use cluster_init::exec::Command;
+use cluster_init::fsx;
+use tokio::sync::Mutex;
+
+use crate::story::Repository;
+use crate::support::{Ended, Home, ended};
+
+/// Held by the test that uses the daemon.
+static DAEMON: Mutex<()> = Mutex::const_new(());
+/// How long a whole story may take on a slow machine.
+const STORY: Duration = Duration::from_mins(20);
+
+async fn docker(args: &[&str]) -> String {
+    Command::new("docker").args(args).run(Duration::from_mins(2)).await.unwrap().text()
+}
+
+/// Takes away what a story leaves on the daemon.
+async fn clean() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/docker-daemon");
+    Command::new(script).arg("clean").run(Duration::from_mins(3)).await.unwrap();
+}
+
+struct Run<'a> {
+    home: &'a Home,
+    repository: &'a Repository,
+}
+
+impl Run<'_> {
+    async fn run(&self, args: &[&str]) -> Ended {
+        let begin = Instant::now();
+        let command = self.home.command(args.iter().copied()).folder(&self.repository.0);
+        let ended = ended(command.run(STORY).await);
+        eprintln!("{}: exit {} after {:.1?}\n{}", args.join(" "), ended.code, begin.elapsed(), ended.stderr);
+        ended
+    }
+
+    /// What kubectl says about the management cluster.
+    async fn kubectl(&self, args: &[&str]) -> String {
+        let kubeconfig = self.home.path().join("management.kubeconfig");
+        let text = self.home.run(["kubeconfig", "kubeadm-capd"]).await.ok().stdout;
+        fsx::write_private(&kubeconfig, text).unwrap();
+        let bundle = cluster_init::bundle::Bundle::open(&crate::support::bundle(), &self.home.unpacked()).unwrap();
+        let command = Command::new(bundle.tool_async("kubectl").await.unwrap()).arg("--kubeconfig").arg(&kubeconfig);
+        command.args(args).run(Duration::from_mins(1)).await.unwrap().text()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    story("kind").await;
+    clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn kubeadm_capd_is_bootstrapped_with_local_processes_and_grows_by_a_commit() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    story("local").await;
+    clean().await;
+}
+
+/// From nothing to self-management, and one worker more by a commit.
+async fn story(backend: &str) {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    run.run(&["bootstrap", "kubeadm-capd", "--backend", backend]).await.ok();
+    let status = run.run(&["status", "kubeadm-capd", "--output", "json"]).await.ok().json();
+    assert_eq!(status["selfManaged"], true, "{status}");
+    assert_eq!(status["bootstrapCluster"], false, "{status}");
+    let machines = status["machines"].as_array().unwrap().len();
+    assert_eq!(machines, 2, "{status}");
+    let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
+    assert_eq!(nodes.lines().filter(|line| line.contains(" Ready ")).count(), 2, "{nodes}");
+    let left =
+        docker(&["ps", "--all", "--quiet", "--filter", "label=io.x-k8s.kind.cluster=kubeadm-capd-bootstrap"]).await;
+    assert_eq!(left, "", "the bootstrap cluster is gone");
+
+    let workers = repository.0.join("kustomize-components/management-cluster/kubeadm-capd/workers.yaml");
+    let text = fsx::read_text(&workers).unwrap().replace("replicas: 1", "replicas: 2");
+    fsx::write(&workers, text).unwrap();
+    repository.commit("two workers").await;
+    run.run(&["publish", "kubeadm-capd"]).await.ok();
+    let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
+    assert_eq!(nodes.lines().filter(|line| line.contains(" Ready ")).count(), 3, "{nodes}");
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_foreign_kind_cluster_of_the_same_name_is_refused_and_left_alone() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    let name = "kubeadm-capd-bootstrap-control-plane";
+    // An image of nothing is enough: the container is never started.
+    let empty = home.path().join("empty.tar");
+    fsx::write(&empty, vec![0; 1024]).unwrap();
+    docker(&["import", &empty.display().to_string(), "cluster-init-test:empty"]).await;
+    let labels = ["--label", "io.x-k8s.kind.cluster=kubeadm-capd-bootstrap"];
+    docker(&[&["create", "--name", name], &labels[..], &["cluster-init-test:empty", "/none"]].concat()).await;
+    let refused = run.run(&["bootstrap", "kubeadm-capd"]).await;
+    let there = Docker::default().container(name).await.unwrap().is_some();
+    docker(&["rm", "--force", name]).await;
+    docker(&["rmi", "--force", "cluster-init-test:empty"]).await;
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    let said = "there is a kind cluster kubeadm-capd-bootstrap that cluster-init did not make from this home";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    assert!(there, "what is not ours is left alone");
+}
