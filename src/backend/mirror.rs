@@ -10,14 +10,13 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, place};
 use crate::clock::{Deadline, Look, Wait};
 use crate::docker::Docker;
-use crate::event::{Events, What};
+use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::fsx;
 use crate::node::Home;
-use crate::oci::Reference;
 use crate::oci::push::Registry;
 
 /// The container's name, which is also its host name on the nodes' network.
@@ -29,8 +28,6 @@ pub const LABEL: &str = "cluster-init.dev/owned";
 /// The label with the digest of the image that the container was made from.
 const IMAGE: &str = "cluster-init.dev/image";
 const PORT: u16 = 5000;
-/// How many images are pushed at once.
-const PARALLEL: usize = 2;
 /// What docker itself starts, rather than a node.
 const FOR_DOCKER: [&str; 2] = ["node", "haproxy"];
 
@@ -64,7 +61,7 @@ impl Mirror {
                 })
             })
             .await?;
-        self.fill(&registry, events, cancel).await?;
+        self.bundle.push(&registry, events, cancel).await?;
         self.load(&address, events).await
     }
 
@@ -106,26 +103,6 @@ impl Mirror {
         Ok(())
     }
 
-    /// Pushes the bundle's images; what is there already costs a question.
-    async fn fill(&self, registry: &Registry, events: &Events, cancel: &CancellationToken) -> Result<()> {
-        let images: Vec<&str> = self.bundle.images().collect();
-        let total = images.len() as u64;
-        let done = std::sync::atomic::AtomicU64::new(0);
-        futures::stream::iter(images.into_iter().map(Ok::<_, Failure>))
-            .try_for_each_concurrent(PARALLEL, async |name| {
-                if cancel.is_cancelled() {
-                    return Err(Failure::interrupted("filling the mirror was interrupted"));
-                }
-                let (repository, tag) = place(&name.parse()?);
-                registry.push_image(&repository, &tag, &self.bundle.image(name)?).await?;
-                let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-                let (subject, state) = ("mirror".into(), "images".into());
-                events.send(What::Progress { subject, state, done: Some(done), total: Some(total) });
-                Ok(())
-            })
-            .await
-    }
-
     /// Has docker pull, from the mirror, the images of machines; layers that it has are not read again.
     async fn load(&self, address: &str, events: &Events) -> Result<()> {
         let load = async |part: &str| {
@@ -162,12 +139,6 @@ pub fn reference(bundle: &Bundle, part: &str) -> Result<String> {
         Failure::preflight(format!("the bundle {} has no part {part}", bundle.folder().display()))
             .hint("make the parts for machines in containers: cluster-init bundle build --with docker")
     })
-}
-
-/// Where an image is in the mirror: its path without the registry's name, as containerd asks a mirror for it.
-fn place(reference: &Reference) -> (String, String) {
-    let repository = reference.name.split_once('/').map_or(reference.name.as_str(), |(_, path)| path);
-    (repository.to_owned(), reference.tag.clone().unwrap_or_else(|| "latest".into()))
 }
 
 fn hosts() -> String {

@@ -11,6 +11,7 @@
 mod build;
 mod error;
 mod parts;
+mod push;
 mod render;
 mod store;
 mod system;
@@ -19,5 +20,6 @@ mod toolchain;
 pub use build::{Options, Report, build};
 pub use error::{Error, REPAIR, Result, size};
 pub use parts::{Manifest, Part, Parts, Program, Render};
+pub use push::place;
 pub use store::{Bundle, Entry, Verified};
 pub use system::System;

@@ -7,10 +7,12 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::bootstrap::stopping;
 use super::{Global, Printer, table};
 use crate::bundle::{self, Bundle, Options, size};
 use crate::failure::{Failure, Result};
 use crate::node::Home;
+use crate::oci::push::Registry;
 use crate::ui;
 
 /// Commands around the bundle.
@@ -27,6 +29,15 @@ pub enum Command {
     List,
     /// Compare everything in the bundle with its digests.
     Verify,
+    /// Push its images to a registry, as `REGISTRY/PATH:TAG` without the name of the registry they come from: as containerd asks a
+    /// mirror for them. What is there already is not pushed again. User and password come from the configuration of docker.
+    Push {
+        /// `HOST[:PORT]`.
+        registry: String,
+        /// Speak HTTP without TLS.
+        #[arg(long)]
+        plain_http: bool,
+    },
 }
 
 /// Runs one of them.
@@ -39,6 +50,9 @@ pub async fn run(command: Command, global: &Global, printer: Printer) -> Result<
     match command {
         Command::Build { with } => build(&home, folder, with, printer).await,
         Command::List => list(&Bundle::open(&folder, &home.unpacked())?, printer),
+        Command::Push { registry, plain_http } => {
+            push(&Bundle::open(&folder, &home.unpacked())?, &registry, plain_http, printer).await
+        }
         Command::Verify => verify(Bundle::open(&folder, &home.unpacked())?, &folder, printer).await,
     }
 }
@@ -92,6 +106,22 @@ fn list(bundle: &Bundle, printer: Printer) -> Result<()> {
             .collect();
         table(&["PART", "VERSION", "KIND", "SIZE", "DIGEST", "REFERENCE"], &rows)
     })
+}
+
+#[derive(Serialize)]
+struct Pushed {
+    registry: String,
+    images: u64,
+}
+
+async fn push(bundle: &Bundle, host: &str, plain_http: bool, printer: Printer) -> Result<()> {
+    let registry = Registry::new(host, plain_http, None)?.with_credentials_of_docker()?;
+    let cancel = stopping("what is there is not pushed again");
+    let events = ui::events(ui::style(false), Vec::new());
+    let result = bundle.push(&registry, &events, &cancel).await;
+    drop(events);
+    let pushed = Pushed { registry: host.to_owned(), images: result? };
+    printer.value(&pushed, |pushed| format!("{} has {} images of the bundle", pushed.registry, pushed.images))
 }
 
 #[derive(Serialize)]

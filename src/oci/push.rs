@@ -1,7 +1,9 @@
 //! Pushing to a registry.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
 use oci_client::client::{ClientConfig, ClientProtocol};
@@ -13,6 +15,7 @@ use super::digest::Digest;
 use super::error::{Error, Result};
 use super::image::Image;
 use super::spec::media;
+use crate::fsx;
 
 /// How long a connection may take; a whole push has no limit here, its caller has one.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -24,6 +27,7 @@ const SILENCE: Duration = Duration::from_mins(1);
 pub struct Registry {
     host: String,
     client: Client,
+    auth: RegistryAuth,
 }
 
 impl std::fmt::Debug for Registry {
@@ -53,7 +57,21 @@ impl Registry {
             target: host.to_owned(),
             source: Box::new(source),
         })?;
-        Ok(Self { host: host.to_owned(), client })
+        Ok(Self { host: host.to_owned(), client, auth: RegistryAuth::Anonymous })
+    }
+
+    /// With the user and password that `docker login` keeps for this registry, if it does.
+    pub fn with_credentials_of_docker(mut self) -> Result<Self> {
+        let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+        let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
+        let path = folder.map(|folder| folder.join("config.json"));
+        if let Some(path) = path
+            && let Some(text) = fsx::read_text_if_present(&path)?
+            && let Some((user, password)) = credentials(&text, &self.host)
+        {
+            self.auth = RegistryAuth::Basic(user, password);
+        }
+        Ok(self)
     }
 
     /// Asks whether it answers at all.
@@ -87,7 +105,7 @@ impl Registry {
     }
 
     async fn login(&self, target: &oci_client::Reference) -> Result<()> {
-        let result = self.client.auth(target, &RegistryAuth::Anonymous, RegistryOperation::Push).await;
+        let result = self.client.auth(target, &self.auth, RegistryOperation::Push).await;
         result.map(|_| ()).map_err(failed("reach", target))
     }
 
@@ -113,10 +131,38 @@ impl Registry {
     }
 }
 
+/// User and password of a registry in docker's configuration; programs that keep secrets elsewhere are not asked.
+fn credentials(config: &str, host: &str) -> Option<(String, String)> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    let auths = config.get("auths")?.as_object()?;
+    let names = [host.to_owned(), format!("https://{host}"), format!("http://{host}")];
+    let entry = names.iter().find_map(|name| auths.get(name))?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(entry.get("auth")?.as_str()?).ok()?;
+    let (user, password) =
+        String::from_utf8(decoded).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
+    Some((user, password))
+}
+
 fn failed(
     action: &'static str,
     target: &oci_client::Reference,
 ) -> impl FnOnce(oci_client::errors::OciDistributionError) -> Error {
     let target = target.to_string();
     move |source| Error::Registry { action, target, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_those_of_docker() {
+        // user:pass:word
+        let config = r#"{"auths": {"registry.example.org:5000": {"auth": "dXNlcjpwYXNzOndvcmQ="}, "other": {}}}"#;
+        let found = credentials(config, "registry.example.org:5000");
+        assert_eq!(found, Some(("user".into(), "pass:word".into())));
+        assert_eq!(credentials(config, "other"), None);
+        assert_eq!(credentials(config, "example.org"), None);
+        assert_eq!(credentials("no json", "other"), None);
+    }
 }

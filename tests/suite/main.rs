@@ -22,6 +22,7 @@ mod pivot_trouble;
 mod plan;
 mod provider;
 mod publish;
+mod push;
 mod seed;
 mod story;
 mod support;
