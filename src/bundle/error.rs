@@ -109,7 +109,7 @@ pub enum Error {
         /// The part's name.
         name: String,
         /// Why.
-        source: exec::Error,
+        source: Box<exec::Error>,
     },
     /// Somebody else makes this bundle.
     #[error("process {holder} is making the bundle {}", folder.display())]
@@ -159,7 +159,7 @@ impl From<Error> for Failure {
                 .hint(format!("install it: {INSTALL_GO}"))
                 .hint("or use a bundle that was made elsewhere: --bundle DIR"),
             Error::NoGroup { .. } => Self::usage(error.to_string()),
-            Error::Debian { source: exec::Error::Missing { .. }, .. } => {
+            Error::Debian { ref source, .. } if matches!(**source, exec::Error::Missing { .. }) => {
                 Self::preflight("mmdebstrap is not installed, and images of Debian packages are made with it")
                     .hint("apt-get install mmdebstrap")
                     .hint("or use a bundle that was made elsewhere: --bundle DIR")

@@ -103,7 +103,7 @@ impl System {
             command = command.arg(format!("--setup-hook={MERGED}"));
         }
         let result = command.arg(&self.suite).arg(&unfinished).run(INSTALL).await;
-        result.map_err(|source| Error::Debian { name: self.name.clone(), source })?;
+        result.map_err(|source| Error::Debian { name: self.name.clone(), source: Box::new(source) })?;
         fsx::rename(&unfinished, &path)?;
         Ok(path)
     }

@@ -48,7 +48,7 @@ pub enum Error {
         /// What was attempted.
         action: String,
         /// Why.
-        source: exec::Error,
+        source: Box<exec::Error>,
     },
 }
 
@@ -66,7 +66,7 @@ impl Error {
                     Self::Refused { action, said }
                 }
             }
-            source => Self::Client { action, source },
+            source => Self::Client { action, source: Box::new(source) },
         }
     }
 
