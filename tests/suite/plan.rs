@@ -55,7 +55,7 @@ async fn a_plan_says_what_each_cluster_gets_and_shows_no_secret() {
 #[tokio::test]
 async fn without_a_bundle_and_without_an_environment_it_says_what_to_do() {
     let home = Home::new();
-    let ended = plan(&home, &["kubeadm-cap"]).await;
+    let ended = plan(&home, &["kubeadm-cpo"]).await;
     assert_eq!(ended.code, 2);
     assert!(ended.stderr.contains("did you mean kubeadm-capo?"), "{}", ended.stderr);
     let ended = plan(&home, &["local", "--bundle", "/nonexistent"]).await;
