@@ -80,7 +80,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         let target = args.cluster.map_or(Target::Management, Target::from);
         let cluster = Cluster::connect(&target.to_string(), kubeconfig).await?;
         let differences = plan::against(&plan, target, &cluster, &mask).await?;
-        let shown = Differences { environment: plan.environment, digest: plan.digest, cluster: target, differences };
+        let shown = Compared { environment: plan.environment, digest: plan.digest, cluster: target, differences };
         return printer.value(&shown, show);
     }
     let plan = plan.masked(&mask).only(args.cluster.map(Target::from));
@@ -102,14 +102,14 @@ fn refuse(plan: &Plan, environment: &str) -> Result<()> {
 }
 
 #[derive(Serialize)]
-struct Differences {
+struct Compared {
     environment: String,
     digest: String,
     cluster: Target,
     differences: Vec<Difference>,
 }
 
-fn show(shown: &Differences) -> String {
+fn show(shown: &Compared) -> String {
     let mut out = format!("environment {}, {} cluster\n{}\n\n", shown.environment, shown.cluster, shown.digest);
     // Writing to a String cannot fail.
     for difference in &shown.differences {

@@ -115,7 +115,7 @@ impl<'a> Kitchen<'a> {
     /// Writes the kustomization that Flux makes for a folder that has none: all manifests in it and below.
     fn complete(&self, folder: &str) -> fsx::Result<()> {
         let has = |name: &&str| self.source.get(&format!("{folder}/{name}")).is_some();
-        if FILE_NAMES.iter().any(|name| has(name)) {
+        if FILE_NAMES.iter().any(has) {
             return Ok(());
         }
         let manifests: Vec<String> = self
@@ -174,7 +174,7 @@ fn overlay(folder: &str, spec: &Value) -> Option<Value> {
     let mut overlay = json!({"resources": [format!("../{folder}")]});
     for (field, name) in FIELDS {
         match &spec[field] {
-            Value::Null => continue,
+            Value::Null => {}
             Value::Array(paths) if field == "components" => {
                 let path = |path: &Value| format!("../{folder}/{}", path.as_str().unwrap_or_default());
                 overlay[name] = paths.iter().map(path).collect();

@@ -98,7 +98,7 @@ impl Known {
                 }
             }
             Value::Array(items) if schema["items"].is_object() => {
-                let numbers: Vec<&'static str> = vec!["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+                let numbers = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
                 for (index, item) in items.iter().enumerate() {
                     // Ten places are enough for a message; the rest has the list's own.
                     path.extend(numbers.get(index));
@@ -121,10 +121,8 @@ impl Known {
     }
 
     fn resolve<'v>(&'v self, schema: &'v Value) -> &'v Value {
-        match schema["$ref"].as_str().and_then(|to| self.schema.pointer(to.trim_start_matches('#'))) {
-            Some(found) => found,
-            None => schema,
-        }
+        let named = schema["$ref"].as_str().and_then(|to| self.schema.pointer(to.trim_start_matches('#')));
+        named.unwrap_or(schema)
     }
 
     /// Names of components and repositories.

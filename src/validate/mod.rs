@@ -85,7 +85,7 @@ impl Validator<'_> {
         let watch = Stopwatch::start();
         let mut checked = Checked { environment: name.to_owned(), ..Checked::default() };
         if let Err(failure) = self.stages(name, server, &mut checked).await {
-            checked.findings.push(of_failure(failure));
+            checked.findings.push(of_failure(&failure));
         }
         checked.findings.sort();
         checked.findings.dedup();
@@ -137,35 +137,32 @@ impl Validator<'_> {
             let from = part.elsewhere.as_deref().unwrap_or_default();
             checked.notes.push(format!("component {} comes from {from}: it was not looked at", part.name));
         }
-        let problems = self.objects(&plan, bundle, checked);
+        let problems = objects(&plan, bundle, checked);
         if !problems.is_empty() {
             checked.findings = problems.into_iter().map(|problem| locator.find(problem)).collect();
             return Ok(());
         }
         if let Some(server) = server {
-            let answer = server.ask(&plan, publication_mask(publication)).await?;
+            let answer = server.ask(&plan, &plan::Mask::of(&publication.configuration)).await?;
             checked.accepted = answer.accepted;
             checked.notes.extend(answer.notes);
             checked.findings = answer.problems.into_iter().map(|problem| locator.find(problem)).collect();
         }
         Ok(())
     }
-
-    fn objects(&self, plan: &Plan, bundle: &Bundle, checked: &mut Checked) -> Vec<Problem> {
-        let mut problems = plan.problems.clone();
-        // What could not be rendered would be missed by what refers to it.
-        if problems.is_empty() {
-            problems.extend(plan::check_references(plan));
-        }
-        let (wrong, notes) = images::check(plan, bundle);
-        problems.extend(wrong);
-        checked.notes.extend(notes);
-        problems
-    }
 }
 
-fn publication_mask(publication: &Publication) -> plan::Mask {
-    plan::Mask::of(&publication.configuration)
+/// What is wrong with the objects by themselves.
+fn objects(plan: &Plan, bundle: &Bundle, checked: &mut Checked) -> Vec<Problem> {
+    let mut problems = plan.problems.clone();
+    // What could not be rendered would be missed by what refers to it.
+    if problems.is_empty() {
+        problems.extend(plan::check_references(plan));
+    }
+    let (wrong, notes) = images::check(plan, bundle);
+    problems.extend(wrong);
+    checked.notes.extend(notes);
+    problems
 }
 
 /// Variables, YAML and keys of the files with values.
@@ -243,7 +240,7 @@ fn of_variable(error: &environment::Error) -> Finding {
 }
 
 /// Takes a message that begins with a file and a line apart.
-fn of_failure(failure: Failure) -> Finding {
+fn of_failure(failure: &Failure) -> Finding {
     let text = failure.to_string();
     let remedy = failure.hints.join("; ");
     let begins_with_place = |at: &str| {
@@ -267,10 +264,10 @@ mod tests {
 
     #[test]
     fn places_are_taken_out_of_messages() {
-        let found = of_failure(Failure::usage("bootstrap.toml:3: unknown key x").hint("a").hint("b"));
+        let found = of_failure(&Failure::usage("bootstrap.toml:3: unknown key x").hint("a").hint("b"));
         assert_eq!(found.to_string(), "bootstrap.toml:3: unknown key x");
         assert_eq!((found.at.as_str(), found.remedy.as_str()), ("bootstrap.toml:3", "a; b"));
-        let found = of_failure(Failure::usage("environment local: no"));
+        let found = of_failure(&Failure::usage("environment local: no"));
         assert_eq!((found.at.as_str(), found.message.as_str()), ("", "environment local: no"));
     }
 

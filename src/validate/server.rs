@@ -83,7 +83,7 @@ impl Server {
     }
 
     /// Has every object of a plan applied as a dry run.
-    pub async fn ask(&self, plan: &Plan, mask: Mask) -> Result<Answer> {
+    pub async fn ask(&self, plan: &Plan, mask: &Mask) -> Result<Answer> {
         let cluster = self.cluster().await?;
         let deadline = Deadline::after(LIMIT);
         let mut seen = BTreeSet::new();
@@ -105,7 +105,7 @@ impl Server {
             return Ok(answer);
         }
         let asked: Vec<_> = futures::stream::iter(objects.iter())
-            .map(|(folder, object)| look(cluster, folder, object, plan.complete, &mask))
+            .map(|(folder, object)| look(cluster, folder, object, plan.complete, mask))
             .buffered(PARALLEL)
             .collect()
             .await;
@@ -211,7 +211,7 @@ fn refused(folder: &str, object: &DynamicObject, error: &k8s::Error, mask: &Mask
 /// The field that the API server names: `.spec.x: field not declared`, `unknown field "spec.x"`, `spec.x: Invalid value`.
 fn field_of(said: &str) -> String {
     let words = said.split(|c: char| c.is_whitespace() || "\"',".contains(c));
-    let field = words.map(|word| word.trim_matches(|c| c == '.' || c == ':')).find(|word| {
+    let field = words.map(|word| word.trim_matches(['.', ':'])).find(|word| {
         ["spec", "metadata", "data", "stringData", "rules", "webhooks", "subjects", "roleRef"]
             .iter()
             .any(|root| word.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))

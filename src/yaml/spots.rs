@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::{Error, error, options};
@@ -122,7 +122,7 @@ macro_rules! scalars {
     };
 }
 
-impl<'de> Visitor<'de> for KeyVisitor {
+impl Visitor<'_> for KeyVisitor {
     type Value = Key;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
@@ -152,7 +152,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
         let mut node = Node::default();
         while let Some(key) = entries.next_key::<Spanned<Key>>()? {
-            let value = entries.next_value::<Node>().map_err(A::Error::custom)?;
+            let value = entries.next_value::<Node>()?;
             node.0.push((key.value.0, spot(key.referenced), value));
         }
         Ok(node)
