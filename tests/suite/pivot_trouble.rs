@@ -79,7 +79,7 @@ async fn a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(arena: &A
     assert!(second.stderr.contains(&format!("copying, of process {pid} on ")), "{}", second.stderr);
 
     exec::signal(pid, Signal::INT);
-    let status = tokio::time::timeout(Duration::from_secs(60), first.wait()).await.unwrap().unwrap();
+    let status = tokio::time::timeout(Duration::from_mins(1), first.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(5), "interrupted");
     assert_eq!(state(target).await.len(), 0, "no copy is left");
     let after = everything(source).await;

@@ -41,7 +41,7 @@ pub fn definitions(bundle: &Bundle) -> Vec<DynamicObject> {
 
 /// Installs the definitions.
 pub async fn install(cluster: &Cluster, definitions: &[DynamicObject]) {
-    let deadline = Deadline::after(Duration::from_secs(60));
+    let deadline = Deadline::after(Duration::from_mins(1));
     cluster.apply_all(definitions.to_vec(), deadline, &CancellationToken::new()).await.unwrap();
 }
 
