@@ -24,11 +24,13 @@ pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'
     let folder = flux::temporary()?;
     publication.source.write_to(folder.path())?;
     let kitchen = Kitchen::new(tools.kubectl, folder.path(), &publication.source, cache);
-    let (bootstrap, management, release) = futures::try_join!(
+    let (bootstrap, management, release) = futures::join!(
         publication.components(tools, "bootstrap"),
         publication.components(tools, "management"),
         publication.release(tools, Variant::Bootstrap),
-    )?;
+    );
+    // Of several failures always the same one is told.
+    let (bootstrap, management, release) = (bootstrap?, management?, release?);
     let mut given = publication.objects();
     let values = given.clone();
     given.push(publication.copy());
