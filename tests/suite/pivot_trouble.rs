@@ -189,3 +189,40 @@ async fn providers_are_stopped_and_started_again(arena: &Arena) {
         cluster.delete(&reference(object), &kube::api::DeleteParams::default()).await.unwrap();
     }
 }
+
+/// The source is let go even if the target never answers again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits for minutes: run by tools/kill-matrix"]
+async fn a_target_that_dies_does_not_hold_the_source() {
+    let arena = Arena::new().await;
+    let [source, target] = &arena.clusters;
+    seed::populate(source, WORKERS).await;
+    let before = everything(source).await;
+    let blocking = "clusterctl.cluster.x-k8s.io/block-move";
+    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: ""}}})).await.unwrap();
+    let log = arena.home.path().join("dying.log");
+    let mut pivot = arena.pivot(0).spawn(&log).unwrap();
+    let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", "default", "big");
+    let paused = async |wanted: bool| {
+        Wait::new("the pause", Duration::from_mins(5))
+            .until(async || {
+                let paused = source.get(&cluster).await?.is_some_and(|o| o.data["spec"]["paused"] == true);
+                Ok(if paused == wanted { Look::Ready(()) } else { Look::Pending(format!("paused: {paused}")) })
+            })
+            .await
+            .unwrap();
+    };
+    paused(true).await;
+    arena.home.run(["local", "stop", "right"]).await.ok();
+    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: null}}})).await.unwrap();
+    paused(false).await;
+    let status = tokio::time::timeout(Duration::from_mins(3), pivot.wait()).await.unwrap().unwrap();
+    assert!(!status.success());
+    assert_eq!(everything(source).await.len(), before.len());
+
+    arena.home.run(["local", "start", "right"]).await.ok();
+    arena.run(0).await.ok();
+    assert_eq!(state(source).await.len(), 0);
+    assert_eq!(state(target).await.len(), before.len());
+    arena.end().await;
+}

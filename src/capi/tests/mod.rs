@@ -1,5 +1,7 @@
 //! Plans of small worlds, by hand and at random.
 
+mod scenarios;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::api::DynamicObject;
@@ -51,7 +53,10 @@ impl World {
         for object in &self.0 {
             let gvk = crate::k8s::reference(object).gvk();
             let namespaced = object.metadata.namespace.is_some();
-            let kind = Kind { gvk, namespaced, hierarchy: !namespaced, forced: false };
+            // What is called so moves with what it owns, or by itself, because its definition says so.
+            let hierarchy = gvk.kind == "GlobalIdentity";
+            let forced = gvk.kind == "GlobalExternal";
+            let kind = Kind { gvk, namespaced, hierarchy, forced };
             discovery.found.push((kind, vec![object.clone()]));
         }
         let graph = Graph::filtered(&discovery, &self.2);
