@@ -17,9 +17,12 @@ impl World {
 
     fn machine(self, name: &str, owner: &str) -> Self {
         let (config, data) = (format!("{name}-config"), format!("{name}-data"));
-        self.machine_with_static_bootstrap(name, owner)
-            .add(BOOTSTRAP, "KubeadmConfig", &config, &[name])
-            .add("v1", "Secret", &data, &[&config])
+        self.machine_with_static_bootstrap(name, owner).add(BOOTSTRAP, "KubeadmConfig", &config, &[name]).add(
+            "v1",
+            "Secret",
+            &data,
+            &[&config],
+        )
     }
 
     fn machine_with_static_bootstrap(self, name: &str, owner: &str) -> Self {
