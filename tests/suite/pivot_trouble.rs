@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cluster_init::clock::{Look, Wait};
 use cluster_init::exec;
+use cluster_init::fsx;
 use cluster_init::k8s::{Cluster, DynamicObject, ObjectRef, reference};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -197,7 +198,7 @@ async fn a_target_that_dies_does_not_hold_the_source() {
     let arena = Arena::new().await;
     let [source, target] = &arena.clusters;
     seed::populate(source, WORKERS).await;
-    let before = everything(source).await;
+    let before = state(source).await;
     let blocking = "clusterctl.cluster.x-k8s.io/block-move";
     source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: ""}}})).await.unwrap();
     let log = arena.home.path().join("dying.log");
@@ -218,7 +219,9 @@ async fn a_target_that_dies_does_not_hold_the_source() {
     paused(false).await;
     let status = tokio::time::timeout(Duration::from_mins(3), pivot.wait()).await.unwrap().unwrap();
     assert!(!status.success());
-    assert_eq!(everything(source).await.len(), before.len());
+    let said = fsx::read_text(&log).unwrap();
+    assert!(said.contains("waited 60s for Namespace default on the target cluster"), "{said}");
+    assert_eq!(state(source).await, before);
 
     arena.home.run(["local", "start", "right"]).await.ok();
     arena.run(0).await.ok();
