@@ -159,7 +159,8 @@ async fn a_battered_bootstrap_reaches_its_goal_and_day_two_works() {
             .await;
         match blow {
             Blow::Interrupt => assert!(said.contains("stopping at the next safe point"), "{said}"),
-            Blow::InterruptTwice => assert!(said.contains("cluster-init resume goes on"), "{said}"),
+            // The first may have been enough before the second came.
+            Blow::InterruptTwice => assert!(said.contains("cluster-init resume"), "{said}"),
             Blow::Kill => {}
         }
     }
