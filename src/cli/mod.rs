@@ -86,6 +86,10 @@ enum Command {
     /// Give the management cluster a new revision of the repository.
     Publish(publish::Args),
     /// Move what Cluster API manages from one cluster to another.
+    ///
+    /// Plan, fence, copy, verify, delete, release. Nothing is deleted before every copy was compared with its source; a
+    /// failure before that leaves the source as it was. Killed at any moment, the same command goes on, from any machine
+    /// that has the two kubeconfigs. Back again is the same command with the kubeconfigs exchanged.
     Pivot(pivot::Args),
     /// Clusters of plain processes on this host, for direct use.
     #[command(subcommand)]

@@ -15,10 +15,7 @@ use crate::k8s::{Cluster, ObjectRef};
 use crate::saga::{Journal, RunId, Scope};
 use crate::ui;
 
-/// Moves what Cluster API manages from one cluster to another: plan, fence, copy, verify, delete, release. Nothing is
-/// deleted before every copy was compared with its source; a failure before that leaves the source as it was. Killed at
-/// any moment, the same command goes on, from any machine that has the two kubeconfigs. Back again is the same command
-/// with the kubeconfigs exchanged.
+/// Options of `pivot`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The kubeconfig of the cluster that has the objects.
