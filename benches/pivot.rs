@@ -35,7 +35,7 @@ impl Bench {
         let mut bench = Self { folder, bundle: path, clusterctl, clusters: Vec::new() };
         let definitions = seed::definitions(&bundle);
         for name in ["left", "right"] {
-            bench.program(["local", "create", name]).run(Duration::from_mins(2)).await.unwrap();
+            bench.program(["local", "create", name, "--throw-away"]).run(Duration::from_mins(2)).await.unwrap();
             let text = bench.program(["local", "kubeconfig", name]).run(Duration::from_secs(10)).await.unwrap().text();
             let cluster = Cluster::connect_text(name, &text, name).await.unwrap();
             seed::install(&cluster, &definitions).await;

@@ -31,6 +31,10 @@ pub enum Command {
         /// A file with further profiles, written as those of the README; may be given several times.
         #[arg(long, value_name = "FILE")]
         profiles: Vec<std::path::PathBuf>,
+        /// For a cluster that lives for minutes: its data do not survive a crash of the host, and its API server may use
+        /// 1 GiB before it saves memory; both are faster.
+        #[arg(long)]
+        throw_away: bool,
         /// Seconds until it must be ready.
         #[arg(long, value_name = "SECONDS", default_value_t = 120)]
         timeout: u64,
@@ -77,12 +81,13 @@ pub async fn run(command: Command, global: &Global, printer: Printer) -> Result<
     let events = ui::events(ui::Style::Plain, Vec::new());
     let cancel = CancellationToken::new();
     match command {
-        Command::Create { name, workers, allow_host_path, profiles, timeout } => {
+        Command::Create { name, workers, allow_host_path, profiles, throw_away, timeout } => {
             let watch = Stopwatch::start();
             let mut spec = LocalSpec::new(name, OWNER);
             spec.workers = workers;
             spec.allowed_host_paths = allow_host_path;
             spec.profiles = profiles;
+            spec.throw_away = throw_away;
             let deadline = Deadline::after(Duration::from_secs(timeout));
             let made = local.create_or_adopt(&spec, &events, deadline, &cancel).await?;
             events.note(format!("cluster {} is ready after {}", made.name, human(watch.elapsed())));

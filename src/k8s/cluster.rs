@@ -27,6 +27,8 @@ pub struct Cluster {
     name: String,
     client: Client,
     kinds: Arc<Mutex<HashMap<GroupVersionKind, (ApiResource, bool)>>>,
+    /// Who asks for the kinds of a group and version: the others wait for the answer, instead of asking too.
+    asking: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
     writes: Writes,
 }
 
@@ -68,7 +70,8 @@ impl Cluster {
 
     /// Wraps a client that exists already.
     pub fn from_client(name: &str, client: Client) -> Self {
-        Self { name: name.to_owned(), client, kinds: Arc::default(), writes: Writes::default() }
+        let (kinds, asking) = Default::default();
+        Self { name: name.to_owned(), client, kinds, asking, writes: Writes::default() }
     }
 
     /// How many requests have changed it.
@@ -93,8 +96,16 @@ impl Cluster {
 
     /// The resource that serves a kind, and whether it is namespaced; kept once found.
     pub async fn resource(&self, gvk: &GroupVersionKind) -> Result<(ApiResource, bool)> {
-        if let Some(found) = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(gvk) {
-            return Ok(found.clone());
+        if let Some(found) = self.known(gvk) {
+            return Ok(found);
+        }
+        let turn = {
+            let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+            asking.entry(gvk.api_version()).or_default().clone()
+        };
+        let _turn = turn.lock().await;
+        if let Some(found) = self.known(gvk) {
+            return Ok(found);
         }
         let path = if gvk.group.is_empty() {
             format!("/api/{}", gvk.version)
@@ -126,6 +137,16 @@ impl Cluster {
             kinds.insert(key, (resource, entry["namespaced"].as_bool().unwrap_or(false)));
         }
         kinds.get(gvk).cloned().ok_or_else(unknown)
+    }
+
+    fn known(&self, gvk: &GroupVersionKind) -> Option<(ApiResource, bool)> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(gvk).cloned()
+    }
+
+    /// Takes note of a kind that is known to be served, so that nobody needs to ask.
+    pub fn learn(&self, gvk: &GroupVersionKind, plural: &str, namespaced: bool) {
+        let resource = ApiResource::from_gvk_with_plural(gvk, plural);
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(gvk.clone(), (resource, namespaced));
     }
 
     /// The API of a kind, in a namespace when the kind has them.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cluster_init::bundle::Bundle;
 use cluster_init::capi;
+use cluster_init::clock::{Look, Wait};
 use cluster_init::exec;
 use cluster_init::fsx;
 use cluster_init::k8s::{Cluster, DynamicObject, ObjectRef, reference};
@@ -58,6 +59,28 @@ impl Arena {
         let elsewhere = tempfile::tempdir().unwrap();
         let command = self.pivot(from).env("CLUSTER_INIT_HOME", elsewhere.path());
         support::ended(command.run(Duration::from_mins(2)).await)
+    }
+
+    /// Begins a move of what is [blocked](Self::block); returns when the Cluster is paused.
+    pub async fn held(&self, from: usize, log: &Path) -> exec::Child {
+        let child = self.pivot(from).spawn(log).unwrap();
+        let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", "default", "big");
+        Wait::new("the pivot to pause the Cluster", Duration::from_secs(30))
+            .until(async || {
+                let paused = self.clusters[from].get(&cluster).await?.is_some_and(|o| o.data["spec"]["paused"] == true);
+                Ok(if paused { Look::Ready(()) } else { Look::Pending("it is not paused".into()) })
+            })
+            .await
+            .unwrap();
+        child
+    }
+
+    /// Makes a Machine ask not to be moved, or not ask for it any more.
+    pub async fn block(&self, from: usize, blocked: bool) {
+        let machine = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Machine", "default", "big-md-1");
+        let patch =
+            json!({"metadata": {"annotations": {"clusterctl.cluster.x-k8s.io/block-move": blocked.then_some("")}}});
+        self.clusters[from].merge(&machine, &patch).await.unwrap();
     }
 
     /// Takes both clusters away.

@@ -18,6 +18,7 @@ async fn pivots_that_are_disturbed_lose_nothing() {
     seed::populate(&arena.clusters[0], WORKERS).await;
     what_is_changed_after_the_point_of_no_return_is_not_deleted(&arena).await;
     a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(&arena).await;
+    a_pivot_is_taken_over_when_its_host_is_silent(&arena).await;
     a_webhook_that_refuses_is_met_before_anything_is_touched(&arena).await;
     providers_are_stopped_and_started_again(&arena).await;
     seed::clear(&arena.clusters[0]).await;
@@ -59,19 +60,10 @@ async fn what_is_changed_after_the_point_of_no_return_is_not_deleted(arena: &Are
 
 async fn a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(arena: &Arena) {
     let [target, source] = &arena.clusters;
-    let blocking = "clusterctl.cluster.x-k8s.io/block-move";
-    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: ""}}})).await.unwrap();
+    arena.block(1, true).await;
     let before = everything(source).await;
     let log = arena.home.path().join("first.log");
-    let mut first = arena.pivot(1).spawn(&log).unwrap();
-    let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", "default", "big");
-    Wait::new("the first pivot to pause the Cluster", Duration::from_secs(30))
-        .until(async || {
-            let paused = source.get(&cluster).await?.is_some_and(|o| o.data["spec"]["paused"] == true);
-            Ok(if paused { Look::Ready(()) } else { Look::Pending("it is not paused".into()) })
-        })
-        .await
-        .unwrap();
+    let mut first = arena.held(1, &log).await;
 
     let second = arena.run(1).await;
     assert_eq!(second.code, 3, "{}", second.stderr);
@@ -88,7 +80,50 @@ async fn a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(arena: &A
         assert_eq!(old, new, "the source is exactly as it was");
     }
     assert_eq!(before.len(), after.len());
-    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: null}}})).await.unwrap();
+    arena.block(1, false).await;
+}
+
+/// A pivot is frozen, and its record says that it runs on another host: as long as that one shows signs of life it is
+/// left alone, then it is taken over; the frozen one may not take anything back when it wakes.
+async fn a_pivot_is_taken_over_when_its_host_is_silent(arena: &Arena) {
+    let [target, source] = &arena.clusters;
+    arena.block(1, true).await;
+    let (before, whole) = (state(source).await, everything(source).await);
+    let log = arena.home.path().join("frozen.log");
+    let mut frozen = arena.held(1, &log).await;
+    exec::signal(frozen.pid().unwrap(), Signal::STOP);
+    let record = ObjectRef::namespaced("v1", "ConfigMap", "default", "cluster-init-pivot");
+    let holder = json!({"host": "elsewhere", "pid": 1, "started": 1, "place": "another"}).to_string();
+    for cluster in [source, target] {
+        cluster.merge(&record, &json!({"data": {"holder": holder}})).await.unwrap();
+    }
+    let mut beat = 0;
+    let beats = Wait::new("the second pivot to look", Duration::from_mins(1)).every(Duration::from_millis(500));
+    let beats = beats.until(async || {
+        beat += 1;
+        source.merge(&record, &json!({"data": {"pulse": format!("beat {beat}")}})).await?;
+        Ok(Look::<()>::Pending("it lives".into()))
+    });
+    let second = tokio::select! {
+        second = arena.run_elsewhere(1) => second,
+        ended = beats => panic!("{ended:?}"),
+    };
+    assert_eq!(second.code, 3, "{}", second.stderr);
+    assert!(second.stderr.contains("copying, of process 1 on elsewhere"), "{}", second.stderr);
+
+    exec::signal(frozen.pid().unwrap(), Signal::INT);
+    exec::signal(frozen.pid().unwrap(), Signal::CONT);
+    tokio::time::timeout(Duration::from_mins(1), frozen.wait()).await.unwrap().unwrap();
+    let said = fsx::read_text(&log).unwrap();
+    assert!(said.contains("rolling back did not succeed (another pivot has not ended: pivot "), "{said}");
+    assert_ne!(everything(source).await, whole, "it is still paused: the other one works on it");
+
+    arena.block(1, false).await;
+    arena.run_elsewhere(1).await.ok();
+    assert_eq!(state(source).await.len(), 0);
+    assert_eq!(state(target).await.len(), before.len());
+    seed::restore_status(target, WORKERS).await;
+    arena.move_from(0).await;
 }
 
 /// Whole objects, but for what counts their writes.

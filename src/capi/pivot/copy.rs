@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::ACCEPT;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams, TypeMeta};
+use kube::api::{Api, DynamicObject, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams, Request, TypeMeta};
 use serde_json::json;
 
 use super::pace::Pace;
@@ -17,6 +19,8 @@ use crate::saga::Scope;
 
 /// How long a request is tried again before the pivot gives up on a cluster that does not answer.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The answer's form that leaves out all but metadata.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// Tries again while a failure is transient, but not for ever.
 pub(super) async fn patiently<T>(
@@ -173,7 +177,7 @@ pub(super) async fn create(
     };
     let created = match earlier {
         Some(existing) => Err(existing.clone()),
-        None => match api.create(&params, &copy.object).await {
+        None => match post(target, &api, &params, &copy.object).await {
             Ok(created) => Ok(created),
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
                 Err(api.get(&named.name).await.map_err(|e| request("read", e))?)
@@ -182,7 +186,7 @@ pub(super) async fn create(
         },
     };
     let uid = match &created {
-        Ok(created) => Uid::of(created),
+        Ok(created) => Uid(created.uid.clone().unwrap_or_default()),
         Err(existing) if copy.is(existing, trusted) && !copy.lacks_managers(existing) => {
             return Ok((Uid::of(existing), true));
         }
@@ -202,6 +206,20 @@ pub(super) async fn create(
         patched.map_err(|e| request("restore the field managers of", e))?;
     }
     Ok((uid, true))
+}
+
+/// Creates an object; only metadata is needed of the answer.
+async fn post(
+    cluster: &Cluster,
+    api: &Api<DynamicObject>,
+    params: &PostParams,
+    object: &DynamicObject,
+) -> kube::Result<ObjectMeta> {
+    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+    let mut request = Request::new(api.resource_url()).create(params, body).map_err(kube::Error::BuildRequest)?;
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+    let created: PartialObjectMeta = cluster.client().request(request).await?;
+    Ok(created.metadata)
 }
 
 /// Makes sure that a namespace exists.

@@ -9,6 +9,7 @@
 //! every copy has been verified, and then only in the version that was verified.
 
 mod agree;
+mod back;
 mod copy;
 mod delete;
 mod fence;
@@ -47,9 +48,6 @@ use crate::event::What;
 use crate::failure::{Failure, Result};
 use crate::k8s::{Cluster, ObjectRef, reference};
 use crate::saga::Scope;
-
-/// How long a rollback may take: it has a deadline of its own, since the step's has passed when it is needed most.
-const ROLLBACK: Duration = Duration::from_mins(2);
 
 /// How a pivot is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,7 +193,7 @@ impl<'a> Pivot<'a> {
         let going_on = [&says, &there].into_iter().flatten().any(|seen| seen.id == record.id);
         let before = [on_source, on_target];
         if going_on {
-            self.write_claim(&record, &before).await?;
+            self.scope.effect("claim", self.write_claim(&record, &before)).await?;
             self.scope.events.note(format!("going on with {}", record.line()));
         }
         Ok(Some((record, (!going_on).then_some(before))))
@@ -248,7 +246,7 @@ impl<'a> Pivot<'a> {
         };
         fence::extend(&mut record.fence, more);
         let claimed = match &before {
-            Some(before) => self.write_claim(&record, before).await,
+            Some(before) => self.scope.effect("claim", self.write_claim(&record, before)).await,
             None => self.write_both(&record, false).await,
         };
         let _heart = lock::Heart::start(self.sides.source, self.sides.target);
@@ -431,59 +429,6 @@ impl<'a> Pivot<'a> {
             })
             .await?;
             self.progress("copy", lock().0.len(), total, watch);
-        }
-        Ok(())
-    }
-
-    /// Takes our copies away and lifts the fence; returns the failure that made it necessary, with what became of it.
-    async fn roll_back(&self, record: &Record, failure: Failure) -> Failure {
-        let scope = self.uninterrupted(Deadline::after(ROLLBACK));
-        self.scope.events.warn(format!("the pivot is rolled back: {failure}"));
-        match self.take_back(&scope, record).await {
-            Ok(()) => failure.hint("the source cluster is as it was: nothing was moved"),
-            Err(second) => failure
-                .hint(format!("rolling back did not succeed ({second}): run the pivot again, it goes on from there")),
-        }
-    }
-
-    /// Undoes a pivot that has not passed the point of no return; fine when there is none.
-    pub async fn undo(&self, scope: &Scope) -> Result<()> {
-        let Sides { source, target } = self.sides;
-        let (on_source, on_target) = tokio::try_join!(record::recorded(source), record::recorded(target))?;
-        let ours = |record: &Record| record.id == self.id && record.phase == Phase::Copying;
-        match on_source.filter(ours).or(on_target.filter(ours)) {
-            Some(record) => self.take_back(scope, &record).await,
-            None => Ok(()),
-        }
-    }
-
-    /// The source first gets back what concerns it only when no copy can be acted upon: the copies are paused, so the
-    /// source is let go even if the target does not answer.
-    async fn take_back(&self, scope: &Scope, record: &Record) -> Result<()> {
-        let copies = self.remove_copies(scope).await;
-        let reachable = copies.is_ok();
-        fence::lift(scope, &self.pace, self.sides, &record.fence, &self.id, |held| reachable || !held.target).await?;
-        copies?;
-        for cluster in [self.sides.target, self.sides.source] {
-            record::remove(cluster, &self.id).await?;
-        }
-        Ok(())
-    }
-
-    async fn remove_copies(&self, scope: &Scope) -> Result<()> {
-        let target = self.sides.target;
-        let mut scope = scope.clone();
-        scope.deadline = scope.deadline.at_most(ROLLBACK / 2);
-        let graph = patiently(&scope, &self.pace, format!("the {} cluster to answer", target.name()), async || {
-            Ok(Graph::of(&discover::discover(target).await?))
-        })
-        .await?;
-        let ours = copy::ours(&graph.nodes.values().map(|node| &node.object), &self.id);
-        let (groups, blocked) = graph.groups();
-        for group in std::iter::once(blocked).chain(groups.into_iter().rev()) {
-            let ours = group.into_iter().filter(|uid| ours.contains(*uid));
-            each(&self.pace, ours, async |uid| remove::remove(&scope, target, &graph.nodes[uid].reference, uid).await)
-                .await?;
         }
         Ok(())
     }

@@ -25,34 +25,42 @@ pub(super) async fn facts(source: &Cluster, target: &Cluster, graph: &Graph, id:
     if kinds.is_empty() {
         return Ok(facts);
     }
-    for kind in &kinds {
-        match target.resource(kind).await {
-            Ok(_) => {
-                facts.served.insert(kind.clone());
-            }
-            Err(k8s::Error::UnknownKind { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let (served, lacking) = tokio::try_join!(served(target, kinds), lacking(source, target))?;
+    (facts.served, facts.lacking) = (served, lacking);
     let there = discover::of_kinds(target, &facts.served).await?;
     let ours = copy::ours(&there.iter(), id);
     facts.existing = there.iter().filter(|o| !ours.contains(&Uid::of(o))).map(reference).collect();
-    facts.lacking = lacking(source, target).await?;
     facts.tried = tried(target, graph, &facts, id).await?;
     Ok(facts)
+}
+
+/// Which of the kinds a cluster serves.
+async fn served(cluster: &Cluster, kinds: HashSet<GroupVersionKind>) -> Result<HashSet<GroupVersionKind>> {
+    let asked = kinds.into_iter().map(async |kind| match cluster.resource(&kind).await {
+        Ok(_) => Some(Ok(kind)),
+        Err(k8s::Error::UnknownKind { .. }) => None,
+        Err(error) => Some(Err(error.into())),
+    });
+    let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(PARALLEL).collect().await;
+    answers.into_iter().flatten().collect()
 }
 
 /// Providers that the target lacks, or has in an older version; and a Cluster API that is not the one we know.
 async fn lacking(source: &Cluster, target: &Cluster) -> Result<Vec<(ObjectRef, String, String)>> {
     let mut lacking = Vec::new();
-    for cluster in [source, target] {
-        let name =
-            ObjectRef::global("apiextensions.k8s.io/v1", "CustomResourceDefinition", &format!("clusters.{GROUP}"));
-        let Some(definition) = cluster.get(&name).await? else { continue };
-        let stored = discover::storage_version(&definition).unwrap_or_default();
-        if stored != "v1beta2" {
+    let name = format!("clusters.{GROUP}");
+    let (here, there, have, want) = tokio::try_join!(
+        discover::definition(source, &name),
+        discover::definition(target, &name),
+        providers(target),
+        providers(source)
+    )?;
+    for (cluster, definition) in [(source, here), (target, there)] {
+        if let Some(stored) =
+            definition.as_ref().map(discover::Definition::stored).filter(|stored| *stored != "v1beta2")
+        {
             lacking.push((
-                name,
+                ObjectRef::global("apiextensions.k8s.io/v1", "CustomResourceDefinition", &name),
                 format!(
                     "the {} cluster stores Clusters as {stored}, and v1beta2 is what is known here",
                     cluster.name()
@@ -61,7 +69,6 @@ async fn lacking(source: &Cluster, target: &Cluster) -> Result<Vec<(ObjectRef, S
             ));
         }
     }
-    let (have, want) = tokio::try_join!(providers(target), providers(source))?;
     for (provider, (object, version)) in want {
         let reason = match have.get(&provider) {
             None => format!("provider {provider} does not run on the target"),
@@ -119,13 +126,10 @@ async fn tried(
     facts: &Facts,
     id: &str,
 ) -> Result<BTreeMap<ObjectRef, Result<crate::capi::parity::Differences, String>>> {
-    let namespaces: HashSet<String> = target
-        .list(&GroupVersionKind::gvk("", "v1", "Namespace"), None, None)
-        .await?
-        .into_iter()
-        .filter_map(|n| n.metadata.name)
-        .collect();
-    let hooked = hooked(target, "CREATE").await?;
+    let namespaces = GroupVersionKind::gvk("", "v1", "Namespace");
+    let namespaces = async { Ok(target.list(&namespaces, None, None).await?) };
+    let (namespaces, hooked) = tokio::try_join!(namespaces, hooked(target, "CREATE"))?;
+    let namespaces: HashSet<String> = namespaces.into_iter().filter_map(|n| n.metadata.name).collect();
     let mut seen: HashMap<GroupVersionKind, bool> = HashMap::new();
     let mut trials = Vec::new();
     for node in graph.nodes.values().filter(|node| may_be_tried(node, facts, &namespaces)) {
