@@ -54,6 +54,9 @@ pub enum Error {
     Yaml(#[from] crate::yaml::Error),
 }
 
+/// What etcd says when it takes no more.
+const FULL: &str = "database space exceeded";
+
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -114,7 +117,8 @@ impl Error {
         match self {
             Self::Request { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => {
-                    matches!(status.code, 408 | 429 | 500 | 502 | 503 | 504)
+                    // No waiting makes room.
+                    !status.message.contains(FULL) && matches!(status.code, 408 | 429 | 500 | 502 | 503 | 504)
                         || status.message.contains("failed calling webhook")
                 }
                 kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => true,
@@ -132,6 +136,11 @@ impl From<Error> for Failure {
             Error::Kubeconfig { .. } | Error::Manifest { .. } | Error::Yaml(_) => Kind::Usage,
             _ => Kind::Failed,
         };
-        Self::new(kind, error.to_string())
+        let failure = Self::new(kind, error.to_string());
+        if failure.message.contains(FULL) {
+            return failure
+                .hint("its etcd is full: compact and defragment it, or give it more, then clear its alarm NOSPACE");
+        }
+        failure
     }
 }

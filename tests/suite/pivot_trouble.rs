@@ -8,6 +8,7 @@ use cluster_init::fsx;
 use cluster_init::k8s::{Cluster, DynamicObject, ObjectRef, reference};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::arena::{Arena, WORKERS, state};
 use crate::{kill_matrix, seed};
@@ -19,6 +20,7 @@ async fn pivots_that_are_disturbed_lose_nothing() {
     what_is_changed_after_the_point_of_no_return_is_not_deleted(&arena).await;
     a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(&arena).await;
     a_pivot_is_taken_over_when_its_host_is_silent(&arena).await;
+    a_target_that_is_full_does_not_hold_the_source(&arena).await;
     a_webhook_that_refuses_is_met_before_anything_is_touched(&arena).await;
     providers_are_stopped_and_started_again(&arena).await;
     seed::clear(&arena.clusters[0]).await;
@@ -234,33 +236,64 @@ async fn a_target_that_dies_does_not_hold_the_source() {
     let [source, target] = &arena.clusters;
     seed::populate(source, WORKERS).await;
     let before = state(source).await;
-    let blocking = "clusterctl.cluster.x-k8s.io/block-move";
-    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: ""}}})).await.unwrap();
+    arena.block(0, true).await;
     let log = arena.home.path().join("dying.log");
-    let mut pivot = arena.pivot(0).spawn(&log).unwrap();
-    let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", "default", "big");
-    let paused = async |wanted: bool| {
-        Wait::new("the pause", Duration::from_mins(5))
-            .until(async || {
-                let paused = source.get(&cluster).await?.is_some_and(|o| o.data["spec"]["paused"] == true);
-                Ok(if paused == wanted { Look::Ready(()) } else { Look::Pending(format!("paused: {paused}")) })
-            })
-            .await
-            .unwrap();
-    };
-    paused(true).await;
+    let mut pivot = arena.held(0, &log).await;
     arena.home.run(["local", "stop", "right"]).await.ok();
-    source.merge(&machine("big-md-1"), &json!({"metadata": {"annotations": {blocking: null}}})).await.unwrap();
-    paused(false).await;
-    let status = tokio::time::timeout(Duration::from_mins(3), pivot.wait()).await.unwrap().unwrap();
+    arena.block(0, false).await;
+    let status = tokio::time::timeout(Duration::from_mins(5), pivot.wait()).await.unwrap().unwrap();
     assert!(!status.success());
     let said = fsx::read_text(&log).unwrap();
     assert!(said.contains("waited 60s for Namespace default on the target cluster"), "{said}");
-    assert_eq!(state(source).await, before);
+    assert_eq!(state(source).await, before, "it is let go");
 
     arena.home.run(["local", "start", "right"]).await.ok();
     arena.run(0).await.ok();
     assert_eq!(state(source).await.len(), 0);
     assert_eq!(state(target).await.len(), before.len());
     arena.end().await;
+}
+
+/// Nor does one whose etcd takes no more: that ends at once, for no waiting makes room.
+async fn a_target_that_is_full_does_not_hold_the_source(arena: &Arena) {
+    let [target, source] = &arena.clusters;
+    let before = state(source).await;
+    arena.block(1, true).await;
+    let log = arena.home.path().join("full.log");
+    let mut pivot = arena.held(1, &log).await;
+    alarm(arena, "left", "ACTIVATE").await;
+    arena.block(1, false).await;
+    let status = tokio::time::timeout(Duration::from_mins(1), pivot.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let said = fsx::read_text(&log).unwrap();
+    for sentence in
+        ["database space exceeded", "its etcd is full: compact and defragment it", "the source cluster is as it was"]
+    {
+        assert!(said.contains(sentence), "{said}");
+    }
+    assert_eq!(state(source).await, before, "it is let go");
+
+    alarm(arena, "left", "DEACTIVATE").await;
+    arena.run(1).await.ok();
+    assert_eq!(state(source).await.len(), 0);
+    assert_eq!(state(target).await.len(), before.len());
+    seed::restore_status(target, WORKERS).await;
+    arena.move_from(0).await;
+}
+
+/// Has etcd raise or clear the alarm that it raises when its quota is used up.
+async fn alarm(arena: &Arena, cluster: &str, action: &str) {
+    let name = cluster_init::node::NodeName::new(cluster).unwrap();
+    let folder = cluster_init::node::Home::at(arena.home.path()).unwrap().node(&name);
+    let socket = cluster_init::node::NodeConfig::read(&folder).unwrap().sockets.join("etcd.sock");
+    let body = json!({"action": action, "alarm": "NOSPACE"}).to_string();
+    let request = format!(
+        "POST /v3/maintenance/alarm HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

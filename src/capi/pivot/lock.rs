@@ -50,17 +50,18 @@ pub(super) async fn refuse_living(record: &Record, source: &Cluster, target: &Cl
         let alive = exec::start_time(record.holder.pid).is_some_and(|started| started == record.holder.started);
         return if alive { Err(running()) } else { Ok(()) };
     }
-    // It runs, or ran, elsewhere: only its pulse can tell.
+    // It runs, or ran, elsewhere: only its pulse can tell. It may have died between two beats, so each cluster's counts alone.
+    let pulses = async || -> Result<[Option<String>; 2]> {
+        let (one, other) = tokio::try_join!(record::recorded(source), record::recorded(target))?;
+        Ok([one, other].map(|now| now.filter(|now| now.id == record.id).map(|now| now.pulse)))
+    };
+    let before = pulses().await?;
     let silent = Wait::new(format!("a sign of life of {}", record.holder), SILENCE)
         .every(Duration::from_millis(500))
         .until(async || {
-            for cluster in [source, target] {
-                let now = record::recorded(cluster).await?;
-                if now.is_some_and(|now| now.id == record.id && now.pulse != record.pulse) {
-                    return Ok(Look::Ready(()));
-                }
-            }
-            Ok(Look::Pending("none".into()))
+            let now = pulses().await?;
+            let beats = now.iter().zip(&before).any(|(now, before)| now.is_some() && now != before);
+            Ok(if beats { Look::Ready(()) } else { Look::Pending("none".into()) })
         })
         .await;
     match silent {
