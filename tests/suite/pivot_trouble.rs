@@ -20,6 +20,7 @@ async fn pivots_that_are_disturbed_lose_nothing() {
     what_is_changed_after_the_point_of_no_return_is_not_deleted(&arena).await;
     a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(&arena).await;
     a_pivot_is_taken_over_when_its_host_is_silent(&arena).await;
+    what_changes_before_the_point_of_no_return_is_followed(&arena).await;
     a_target_that_is_full_does_not_hold_the_source(&arena).await;
     a_webhook_that_refuses_is_met_before_anything_is_touched(&arena).await;
     providers_are_stopped_and_started_again(&arena).await;
@@ -124,6 +125,46 @@ async fn a_pivot_is_taken_over_when_its_host_is_silent(arena: &Arena) {
     arena.run_elsewhere(1).await.ok();
     assert_eq!(state(source).await.len(), 0);
     assert_eq!(state(target).await.len(), before.len());
+    seed::restore_status(target, WORKERS).await;
+    arena.move_from(0).await;
+}
+
+/// A pivot died when everything was copied; until it goes on, somebody adds, removes and changes objects on the source.
+async fn what_changes_before_the_point_of_no_return_is_followed(arena: &Arena) {
+    let [target, source] = &arena.clusters;
+    assert!(arena.kill(1, "outcome:pivot:copy:after").await);
+    let secret = |name: &str| ObjectRef::namespaced("v1", "Secret", "default", name);
+    let gone = source.get(&secret("big-extra-0")).await.unwrap().unwrap();
+    source.delete(&reference(&gone), &kube::api::DeleteParams::default()).await.unwrap();
+    let mut added = gone.clone();
+    added.metadata = kube::api::ObjectMeta {
+        name: Some("big-extra-2".into()),
+        namespace: gone.metadata.namespace,
+        owner_references: gone.metadata.owner_references,
+        ..kube::api::ObjectMeta::default()
+    };
+    source.apply(&added).await.unwrap();
+    source.merge(&machine("big-md-0"), &json!({"metadata": {"labels": {"early": "yes"}}})).await.unwrap();
+    let before = state(source).await;
+
+    // A copy that is not what its source is any more ends this attempt, without a trace.
+    let refused = arena.run(1).await;
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    let said = "the copy of Machine default/big-md-0 differs from its source: it was changed after it was copied: metadata.labels.early";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    assert_eq!(state(target).await.len(), 0, "no copy is left");
+
+    // Without it, what was added is copied, and what is gone stays gone.
+    assert!(arena.kill(1, "outcome:pivot:copy:after").await);
+    source.delete(&reference(&added), &kube::api::DeleteParams::default()).await.unwrap();
+    let mut again = added.clone();
+    again.metadata.name = Some("big-extra-0".into());
+    source.apply(&again).await.unwrap();
+    arena.run(1).await.ok();
+    let after = state(target).await;
+    assert_eq!(state(source).await.len(), 0);
+    assert!(after.contains_key(&secret("big-extra-0")) && !after.contains_key(&secret("big-extra-2")));
+    assert_eq!(after.len(), before.len());
     seed::restore_status(target, WORKERS).await;
     arena.move_from(0).await;
 }

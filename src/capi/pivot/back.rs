@@ -10,6 +10,7 @@ use crate::capi::graph::Graph;
 use crate::capi::{Error, discover};
 use crate::clock::Deadline;
 use crate::failure::{Failure, Result};
+use crate::k8s::ObjectRef;
 use crate::saga::Scope;
 
 /// How long a rollback may take: it has a deadline of its own, since the step's has passed when it is needed most.
@@ -45,7 +46,7 @@ impl Pivot<'_> {
     /// source is let go even if the target does not answer.
     async fn take_back(&self, scope: &Scope, record: &Record) -> Result<()> {
         self.still_mine(record).await?;
-        let copies = self.remove_copies(scope).await;
+        let copies = self.remove_copies(scope, |_| true).await;
         let reachable = copies.is_ok();
         fence::lift(scope, &self.pace, self.sides, &record.fence, &self.id, |held| reachable || !held.target).await?;
         copies?;
@@ -64,7 +65,8 @@ impl Pivot<'_> {
         }
     }
 
-    async fn remove_copies(&self, scope: &Scope) -> Result<()> {
+    /// Takes those of our copies away that `which` names, what is owned before its owners.
+    pub(super) async fn remove_copies(&self, scope: &Scope, which: impl Fn(&ObjectRef) -> bool) -> Result<()> {
         let target = self.sides.target;
         let mut scope = scope.clone();
         scope.deadline = scope.deadline.at_most(ROLLBACK / 2);
@@ -75,7 +77,7 @@ impl Pivot<'_> {
         let ours = copy::ours(&graph.nodes.values().map(|node| &node.object), &self.id);
         let (groups, blocked) = graph.groups();
         for group in std::iter::once(blocked).chain(groups.into_iter().rev()) {
-            let ours = group.into_iter().filter(|uid| ours.contains(*uid));
+            let ours = group.into_iter().filter(|uid| ours.contains(*uid) && which(&graph.nodes[*uid].reference));
             each(&self.pace, ours, async |uid| remove::remove(&scope, target, &graph.nodes[uid].reference, uid).await)
                 .await?;
         }

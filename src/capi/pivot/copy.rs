@@ -118,15 +118,23 @@ impl Copy {
         Self { object, manager, managers }
     }
 
-    /// Whether an object of the same name on the target is this copy: it has our mark, or owners that are our copies,
-    /// and its content.
+    /// Whether an object of the same name on the target is this copy, with its content.
     pub(super) fn is(&self, existing: &DynamicObject, trusted: &BTreeSet<Uid>) -> bool {
+        self.made(existing, trusted) && self.changed(existing).is_empty()
+    }
+
+    /// Whether this pivot made an object: it has our mark, or owners that are our copies.
+    fn made(&self, existing: &DynamicObject, trusted: &BTreeSet<Uid>) -> bool {
         let marked = mark(&self.object).is_some() && mark(existing) == mark(&self.object);
         let owned = existing.metadata.owner_references.iter().flatten();
-        let owned = owned.into_iter().any(|owner| trusted.contains(&Uid(owner.uid.clone())));
+        marked || owned.into_iter().any(|owner| trusted.contains(&Uid(owner.uid.clone())))
+    }
+
+    /// What an object has not of this copy's content.
+    fn changed(&self, existing: &DynamicObject) -> Vec<String> {
         let same = existing.metadata.owner_references.iter().flatten().map(|o| Uid(o.uid.clone()));
         let uids: BTreeMap<Uid, Uid> = same.map(|uid| (uid.clone(), uid)).collect();
-        (marked || owned) && differences(&self.object, existing, &uids).changed.is_empty()
+        differences(&self.object, existing, &uids).changed
     }
 
     /// Whether an existing copy still has the wrong field managers: a crash fell between its creation and the patch.
@@ -192,6 +200,10 @@ pub(super) async fn create(
         }
         Err(existing) if copy.is(existing, trusted) => Uid::of(existing),
         Err(existing) if shared => return Ok((Uid::of(existing), false)),
+        Err(existing) if copy.made(existing, trusted) => {
+            let what = format!("it was changed after it was copied: {}", copy.changed(existing).join(", "));
+            return Err(Error::Differs { object: named.clone().into(), what, more: 0 });
+        }
         Err(existing) => {
             let by = existing.metadata.managed_fields.iter().flatten().find_map(|entry| entry.manager.clone());
             let by = by.map(|by| format!(" ({by} wrote it)")).unwrap_or_default();

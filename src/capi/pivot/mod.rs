@@ -399,6 +399,11 @@ impl<'a> Pivot<'a> {
         each(&self.pace, namespaces, async |name| copy::namespace(&scope, &self.pace, target, name).await).await?;
         // What an earlier execution copied, and what is shared; else the plan has seen that there is nothing.
         let there = if again { self.index(target, plan).await? } else { Index::new() };
+        if again {
+            // What went from the source since then must not come back.
+            let planned: BTreeSet<&ObjectRef> = plan.copied().map(|item| &item.object).collect();
+            self.remove_copies(&scope, |name| !planned.contains(name)).await?;
+        }
         let originals = fence::originals(&record.fence);
         let known: Mutex<(BTreeMap<Uid, Uid>, BTreeSet<Uid>)> = Mutex::default();
         let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
