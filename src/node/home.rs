@@ -72,6 +72,11 @@ impl Home {
         self.root.join("cache").join("unpacked")
     }
 
+    /// What was made of components before.
+    pub fn rendered(&self) -> PathBuf {
+        self.cache().join("rendered")
+    }
+
     /// What may be removed at any time.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
