@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cluster_init::bundle::Bundle;
-use cluster_init::environment::{Tools, Variables};
+use cluster_init::environment::{Overrides, Tools, Variables};
 use cluster_init::exec::Command;
 use cluster_init::fsx;
 use cluster_init::git::Repository;
@@ -121,6 +121,7 @@ async fn said(case: &Case, original: &Path, programs: &Programs) -> Vec<String> 
         bundle: Some((&programs.bundle, tools)),
         // No variable of the user's: every message must be the same everywhere.
         variables: &Variables::default(),
+        overrides: &Overrides::default(),
         cache: &programs.cache,
     };
     let checked = validator.check(&case.environment, None).await;
