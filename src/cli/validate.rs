@@ -68,8 +68,12 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         Some(name) => vec![Environment::find(repository.root(), name).map(|_| name.clone())?],
         None => Environment::names(repository.root())?,
     };
-    let server = (!args.no_server && bundle.is_some())
-        .then(|| Server::new(Local::new(home, folder), Events::silent(), stopping("nothing is half done")));
+    let server = bundle.as_ref().filter(|_| !args.no_server).map(|bundle| {
+        let (local, answers) = (Local::new(home.clone(), folder), home.answers());
+        let cancel = stopping("nothing is half done");
+        Ok::<_, Failure>(Server::new(local, answers, bundle.digest_of("kube-apiserver")?, Events::silent(), cancel))
+    });
+    let server = server.transpose()?;
     let checks = names.iter().map(|name| validator.check(name, server.as_ref()));
     let all: Vec<Checked> = futures::stream::iter(checks).buffered(PARALLEL).collect().await;
     if let Some(server) = server {

@@ -77,6 +77,11 @@ impl Home {
         self.cache().join("rendered")
     }
 
+    /// What API servers have said to objects before.
+    pub fn answers(&self) -> PathBuf {
+        self.cache().join("answers")
+    }
+
     /// What may be removed at any time.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

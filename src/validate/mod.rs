@@ -10,6 +10,7 @@
 mod images;
 mod keys;
 mod locate;
+mod memory;
 mod server;
 
 use serde::Serialize;
