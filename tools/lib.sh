@@ -14,12 +14,23 @@ die() {
 	exit 3
 }
 
+# section start|end NAME: in GitLab's log, what is between them can be folded.
+section() {
+	[[ ${GITLAB_CI:-} != true ]] || printf '\e[0Ksection_%s:%s:%s\r\e[0K' "$1" "$(date +%s)" "${2//[^a-zA-Z0-9]/_}" >&2
+}
+
 # timed NAME COMMAND...: runs a command and says how long it took.
 timed() {
-	local name=$1 begin=$SECONDS
+	local name=$1 begin=$SECONDS code=0
 	shift
+	section start "$name"
 	say "$name"
-	"$@" || { local code=$?; printf '   %s FAILED after %ss\n' "$name" $((SECONDS - begin)) >&2; return $code; }
+	"$@" || code=$?
+	section end "$name"
+	if ((code)); then
+		printf '   %s FAILED after %ss\n' "$name" $((SECONDS - begin)) >&2
+		return $code
+	fi
 	printf '   %s: %ss\n' "$name" $((SECONDS - begin)) >&2
 }
 

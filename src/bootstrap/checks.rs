@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{MANAGEMENT, Story, access};
 use crate::backend::{Backend, CLUSTER_LABEL};
 use crate::docker::{Container, Docker};
-use crate::environment::Machines;
+use crate::environment::{CHECKS, Machines};
 use crate::failure::{Failure, Kind, Result};
 use crate::fsx;
 use crate::node::{self, State};
@@ -45,17 +45,11 @@ pub struct Check {
     pub remediation: String,
 }
 
-/// Names of all checks, in order.
-pub const NAMES: [&str; 7] = ["bundle", "environment", "disk", "inotify", "docker", "ports", "leftovers"];
-
 /// Runs every check that is not skipped.
 pub async fn run(story: &Story) -> Result<Vec<Check>> {
-    let skipped = &story.subject.skip_checks;
-    if let Some(unknown) = skipped.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(Failure::usage(format!("there is no preflight check {unknown} (known: {})", NAMES.join(", "))));
-    }
+    let skipped = &story.environment.settings().skip_checks;
     let mut checks = Vec::new();
-    for name in NAMES {
+    for name in CHECKS {
         if skipped.iter().any(|skip| skip == name) {
             checks.push(Check { name, outcome: Outcome::Skipped, remediation: String::new() });
             continue;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::run::{self, EventLog, Run, Subject};
 use super::{Story, status, steps, support};
 use crate::clock::Stopwatch;
-use crate::environment::Environment;
+use crate::environment::{Environment, Overrides};
 use crate::event::{Events, Sink, What};
 use crate::failure::{Failure, Kind, Result};
 use crate::git::Repository;
@@ -30,6 +30,11 @@ pub struct Options {
 /// How a bootstrap ended well.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ended {
+    /// The environment's name.
+    pub environment: String,
+    /// What names the environment to `publish`: its name, or the path of its folder.
+    #[serde(skip)]
+    pub reference: String,
     /// The run.
     pub run: String,
     /// Whether there was nothing to do.
@@ -50,23 +55,28 @@ pub async fn bootstrap(
     cancel: &CancellationToken,
 ) -> Result<Ended> {
     let repository = Repository::discover(&options.subject.repository)?;
-    let environment = Environment::find(repository.root(), &options.subject.environment)?;
+    let mut subject = options.subject;
+    let environment = Environment::find(repository.root(), &subject.environment)?.overridden(&subject.overrides)?;
     let name = environment.name().to_owned();
-    if let Some(done) = already(&options.home, &name).await? {
+    subject.environment = environment.reference();
+    refuse_other(&options.home, &name, &subject)?;
+    if let Some(done) = already(&options.home, &name, &subject).await? {
         return Ok(done);
     }
-    let run = Run::open(&options.home, &options.subject)?;
+    let run = Run::open(&options.home, &name, &subject)?;
     let watch = Stopwatch::start();
     let log = Arc::new(EventLog::of(&run.folder)?);
     let events = events(vec![log as Arc<dyn Sink>]);
     events.send(What::RunStarted { environment: name.clone(), run: run.id.0.clone(), resumed: run.resumed });
     let engine = Engine::new(run.journal.clone(), events.clone(), cancel.clone());
-    let story = Story::new(options.subject, options.home, run, environment, repository, options.bundle, events.clone());
+    let story = Story::new(subject, options.home, run, environment, repository, options.bundle, events.clone());
     let result = engine.run(&steps(), &story).await;
     let elapsed_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
     events.send(What::RunEnded { ok: result.is_ok(), elapsed_ms });
     match result {
         Ok(steps) => Ok(Ended {
+            environment: name,
+            reference: story.subject.environment.clone(),
             run: story.run.id.0.clone(),
             already: false,
             kubeconfig: story.run.kubeconfig(),
@@ -82,11 +92,12 @@ pub async fn resume(
     home: Home,
     bundle: PathBuf,
     environment: Option<String>,
+    overrides: &Overrides,
     events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
     cancel: &CancellationToken,
-) -> Result<(String, Ended)> {
+) -> Result<Ended> {
     let environment = match environment {
-        Some(environment) => environment,
+        Some(environment) => Environment::name_of(&environment),
         None => match run::unfinished(&home)?.as_slice() {
             [one] => one.clone(),
             [] => {
@@ -102,16 +113,36 @@ pub async fn resume(
         return Err(Failure::usage(format!("there is no unfinished run of {environment}"))
             .hint(format!("begin one: cluster-init bootstrap {environment}")));
     };
-    let ended = bootstrap(Options { home, bundle, subject: past.subject }, events, cancel).await?;
-    Ok((environment, ended))
+    let subject = Subject { overrides: past.subject.overrides.clone().over(overrides), ..past.subject };
+    bootstrap(Options { home, bundle, subject }, events, cancel).await
+}
+
+/// Refuses to take up the run of another environment that has the same name.
+fn refuse_other(home: &Home, name: &str, subject: &Subject) -> Result<()> {
+    match run::last(home, name)?.map(|past| past.subject.environment) {
+        Some(other) if other != subject.environment => {
+            Err(Failure::preflight(format!("the last run of {name} here was that of another environment, {other}"))
+                .hint("clusters and runs are told apart by that name: give one of the folders another")
+                .hint("if its folder was moved, move it back"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The last run when it reached its goal and what it made is well.
-async fn already(home: &Home, environment: &str) -> Result<Option<Ended>> {
+async fn already(home: &Home, environment: &str, subject: &Subject) -> Result<Option<Ended>> {
     let Some(past) = run::last(home, environment)?.filter(|past| past.finished) else { return Ok(None) };
     let Some(kubeconfig) = past.kubeconfig() else { return Ok(None) };
     let well = status(home, environment).await.is_ok_and(|status| status.is_well());
-    Ok(well.then_some(Ended { run: past.id().0, already: true, kubeconfig, elapsed_ms: 0, steps: Vec::new() }))
+    Ok(well.then(|| Ended {
+        environment: environment.to_owned(),
+        reference: subject.environment.clone(),
+        run: past.id().0,
+        already: true,
+        kubeconfig,
+        elapsed_ms: 0,
+        steps: Vec::new(),
+    }))
 }
 
 /// Adds to a failure what was collected and how to go on.

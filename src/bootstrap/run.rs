@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::Backend;
+use crate::environment::Overrides;
 use crate::event::{Event, Sink};
 use crate::failure::{Failure, Result};
 use crate::fsx;
@@ -25,7 +25,7 @@ use crate::saga::{Journal, Record, RunId};
 /// What a resumed run must know of how it was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
-    /// The environment.
+    /// The environment's name, or the path of its folder when it is not one of the repository's own.
     pub environment: String,
     /// The repository's folder.
     pub repository: PathBuf,
@@ -33,11 +33,9 @@ pub struct Subject {
     pub dirty: bool,
     /// Whether the bootstrap cluster is kept.
     pub keep: bool,
-    /// Preflight checks that are left out.
-    pub skip_checks: Vec<String>,
-    /// What makes the bootstrap cluster, when not what the environment's settings say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend: Option<Backend>,
+    /// Settings that are given otherwise than in bootstrap.toml.
+    #[serde(default)]
+    pub overrides: Overrides,
 }
 
 /// One execution of the story, begun or taken up.
@@ -82,14 +80,14 @@ const KUBECONFIG: &str = "management.kubeconfig";
 
 impl Run {
     /// Takes up the environment's last run when it did not reach its goal, else begins a new one.
-    pub fn open(home: &Home, subject: &Subject) -> Result<Self> {
-        let folder = home.runs().join(&subject.environment);
+    pub fn open(home: &Home, environment: &str, subject: &Subject) -> Result<Self> {
+        let folder = home.runs().join(environment);
         fsx::create_private_dir(&folder)?;
         let lock = fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
-            Failure::preflight(format!("a bootstrap of {} is already running (pid {pid})", subject.environment))
+            Failure::preflight(format!("a bootstrap of {} is already running (pid {pid})", environment))
                 .hint(format!("wait for it, or stop it: kill -INT {pid}"))
         })?;
-        let unfinished = last(home, &subject.environment)?.filter(|past| !past.finished);
+        let unfinished = last(home, environment)?.filter(|past| !past.finished);
         let resumed = unfinished.is_some();
         let id = unfinished.map_or_else(RunId::fresh, |past| past.id());
         let folder = folder.join(&id.0);
@@ -184,8 +182,7 @@ mod tests {
             repository: "/repository".into(),
             dirty: false,
             keep: true,
-            skip_checks: Vec::new(),
-            backend: None,
+            overrides: Overrides::default(),
         }
     }
 
@@ -193,27 +190,27 @@ mod tests {
     fn an_unfinished_run_is_taken_up_and_a_finished_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(folder.path()).unwrap();
-        let first = Run::open(&home, &subject()).unwrap();
+        let first = Run::open(&home, "local", &subject()).unwrap();
         assert!(!first.resumed);
         let id = first.id.clone();
         drop(first);
         assert_eq!(unfinished(&home).unwrap(), ["local"]);
-        let again = Run::open(&home, &subject()).unwrap();
+        let again = Run::open(&home, "local", &subject()).unwrap();
         assert!(again.resumed);
         assert_eq!(again.id, id);
         again.journal.write(Record::Done).unwrap();
         drop(again);
         assert!(unfinished(&home).unwrap().is_empty());
         assert_eq!(last(&home, "local").unwrap().unwrap().subject, subject());
-        assert!(!Run::open(&home, &subject()).unwrap().resumed);
+        assert!(!Run::open(&home, "local", &subject()).unwrap().resumed);
     }
 
     #[test]
     fn a_second_bootstrap_is_refused_and_names_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(folder.path()).unwrap();
-        let _first = Run::open(&home, &subject()).unwrap();
-        let failure = Run::open(&home, &subject()).unwrap_err();
+        let _first = Run::open(&home, "local", &subject()).unwrap();
+        let failure = Run::open(&home, "local", &subject()).unwrap_err();
         assert_eq!(failure.kind, crate::failure::Kind::Preflight);
         assert_eq!(failure.message, format!("a bootstrap of local is already running (pid {})", std::process::id()));
     }

@@ -84,14 +84,11 @@ impl Story {
         subject: Subject,
         home: Home,
         run: Run,
-        mut environment: Environment,
+        environment: Environment,
         repository: Repository,
         bundle_folder: PathBuf,
         events: Events,
     ) -> Self {
-        if let Some(backend) = subject.backend {
-            environment.set_backend(backend);
-        }
         let settings = environment.settings();
         let uses_docker = settings.machines == Machines::Docker || settings.backend == environment::Backend::Kind;
         let docker = uses_docker.then(Docker::default);

@@ -88,6 +88,11 @@ impl Bundle {
             .ok_or_else(|| Error::NoPart { name: name.into(), folder: self.folder().to_owned() })
     }
 
+    /// What tells a part from every other version of it.
+    pub fn digest_of(&self, name: &str) -> Result<String> {
+        Ok(self.part(name)?.digest.to_string())
+    }
+
     /// The program of a part (`kubectl`, `helm`, `clusterctl`, `etcd`, `kube-apiserver`, ...), unpacked.
     ///
     /// The first call for a part reads and writes its whole image; asynchronous callers use [`Bundle::tool_async`].

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::overriding::Overriding;
 use super::{Format, Global, Printer, table};
 use crate::bootstrap::{self, Ended, Options, Subject};
 use crate::clock::human;
-use crate::environment::Backend;
 use crate::failure::{Failure, Kind, Result};
 use crate::node::Home;
 use crate::ui;
@@ -16,7 +16,7 @@ use crate::ui;
 /// Options of `bootstrap`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment: a folder of environment-values.
+    /// The environment: a folder of environment-values, or the path of one elsewhere.
     env: String,
     /// Keep the bootstrap cluster.
     #[arg(long)]
@@ -27,9 +27,11 @@ pub struct Args {
     /// What makes the bootstrap cluster (`local`, `kind`), in place of what bootstrap.toml says.
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
-    /// Leave a preflight check out; may be given several times.
+    /// Leave a preflight check out; may be given several times, in place of those of bootstrap.toml.
     #[arg(long, value_name = "NAME")]
     skip_check: Vec<String>,
+    #[command(flatten)]
+    overriding: Overriding,
     /// The repository's folder.
     #[arg(long, value_name = "DIR", default_value = ".")]
     repo: PathBuf,
@@ -40,6 +42,8 @@ pub struct Args {
 pub struct ResumeArgs {
     /// The environment; not needed when only one has an unfinished run.
     env: Option<String>,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 /// Runs `bootstrap`.
@@ -47,22 +51,18 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (home, bundle) = places(global)?;
     let repository = std::path::absolute(&args.repo)
         .map_err(|error| Failure::usage(format!("there is no folder {}", args.repo.display())).caused_by(error))?;
-    let backend = args.backend.map(|name| {
-        let unknown = || Failure::usage(format!("there is no backend {name} (known: local, kind)"));
-        Backend::named(&name).ok_or_else(unknown)
-    });
-    let subject = Subject {
-        environment: args.env,
-        repository,
-        dirty: args.dirty,
-        keep: args.keep,
-        skip_checks: args.skip_check,
-        backend: backend.transpose()?,
-    };
+    let mut overrides = args.overriding.all()?;
+    if let Some(backend) = &args.backend {
+        overrides = overrides.with("--backend", "backend", backend)?;
+    }
+    if !args.skip_check.is_empty() {
+        overrides = overrides.with("--skip-check", "skip_checks", &args.skip_check.join(","))?;
+    }
+    let subject = Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, overrides };
     let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
-    let ended = bootstrap::bootstrap(Options { home, bundle, subject: subject.clone() }, &events, &cancel).await?;
-    report(&subject.environment, &ended, printer)
+    let ended = bootstrap::bootstrap(Options { home, bundle, subject }, &events, &cancel).await?;
+    report(&ended, printer)
 }
 
 /// Runs `resume`.
@@ -70,8 +70,9 @@ pub async fn resume(args: ResumeArgs, global: &Global, printer: Printer) -> Resu
     let (home, bundle) = places(global)?;
     let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
-    let (environment, ended) = bootstrap::resume(home, bundle, args.env, &events, &cancel).await?;
-    report(&environment, &ended, printer)
+    let overrides = args.overriding.flags()?;
+    let ended = bootstrap::resume(home, bundle, args.env, &overrides, &events, &cancel).await?;
+    report(&ended, printer)
 }
 
 /// The home and the bundle that the options name.
@@ -111,7 +112,8 @@ async fn signal() {
 }
 
 /// What a person does next; programs have read the events.
-fn report(environment: &str, ended: &Ended, printer: Printer) -> Result<()> {
+fn report(ended: &Ended, printer: Printer) -> Result<()> {
+    let environment = &ended.environment;
     if printer.format() == Format::Json {
         return Ok(());
     }
@@ -133,7 +135,7 @@ fn report(environment: &str, ended: &Ended, printer: Printer) -> Result<()> {
     ui::narrate(&format!("  cluster-init status {environment}"));
     ui::narrate(&format!("  export KUBECONFIG={}", ended.kubeconfig.display()));
     ui::narrate("  kubectl get clusters,machines,kustomizations,helmreleases -A");
-    ui::narrate(&format!("  cluster-init publish {environment}    # after the next commit"));
+    ui::narrate(&format!("  cluster-init publish {}    # after the next commit", ended.reference));
     // Data: where the management cluster's kubeconfig is.
     printer.raw(format!("{}\n", ended.kubeconfig.display()).as_bytes())
 }

@@ -4,10 +4,12 @@
 
 mod bootstrap;
 mod bundle;
+mod generate;
 mod kubeconfig;
 mod local;
 mod node;
 mod output;
+mod overriding;
 mod pivot;
 mod plan;
 mod provider;
@@ -74,6 +76,8 @@ enum Command {
     Validate(validate::Args),
     /// Put upstream's manifests into the working tree, for sites whose clusters reach Git only.
     Vendor(vendor::Args),
+    /// Write the references of settings and values, and the values' schema, anew.
+    Generate(generate::Args),
     /// Show whether an environment manages itself and everything is ready; the exit code says it too.
     Status(status::Args),
     /// Print the management cluster's kubeconfig.
@@ -159,6 +163,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Plan(args) => plan::run(args, &cli.global, printer).await,
         Command::Validate(args) => validate::run(args, &cli.global, printer).await,
         Command::Vendor(args) => vendor::run(&args, &cli.global, printer),
+        Command::Generate(args) => generate::run(&args, printer),
         Command::Status(args) => status::run(args, &cli.global, printer).await,
         Command::Kubeconfig(args) => kubeconfig::run(args, &cli.global, printer).await,
         Command::Watch(args) => watch::run(args, &cli.global, printer).await,

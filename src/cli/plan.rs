@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::bootstrap::places;
+use super::overriding::Overriding;
 use super::{Format, Global, Printer};
 use crate::bundle::Bundle;
 use crate::environment::{Environment, Publication, Tools, Variables};
@@ -20,7 +21,7 @@ use crate::ui;
 /// `bootstrap` shows the same digest for the same content.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment: a folder of environment-values.
+    /// The environment: a folder of environment-values, or the path of one elsewhere.
     env: String,
     /// Show the difference to the cluster of this kubeconfig.
     #[arg(long, value_name = "KUBECONFIG")]
@@ -31,6 +32,8 @@ pub struct Args {
     /// A line for every object, also where there are many.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    overriding: Overriding,
     /// The repository's folder.
     #[arg(long, value_name = "DIR", default_value = ".")]
     repo: PathBuf,
@@ -58,7 +61,7 @@ impl From<Which> for Target {
 pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (home, folder) = places(global)?;
     let repository = Repository::discover(&args.repo)?;
-    let environment = Environment::find(repository.root(), &args.env)?;
+    let environment = Environment::find(repository.root(), &args.env)?.overridden(&args.overriding.all()?)?;
     let bundle = Bundle::open(&folder, &home.unpacked())?;
     let (kubectl, helm) = tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?;
     let tools = Tools { kubectl: &kubectl, helm: &helm };
@@ -70,7 +73,8 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let variables = variables.with_stand_ins(&unknown);
     let upstream = |url: &str| Ok(bundle.manifest(url)?);
     let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, true).await?;
-    let plan = plan::compose(&publication, environment.settings().backend, tools, &Cache::default()).await?;
+    let cache = Cache::in_folder(home.rendered());
+    let plan = plan::compose(&publication, environment.settings().backend, tools, &cache).await?;
     refuse(&plan, &args.env)?;
     for note in &plan.notes {
         ui::narrate(&format!("{note}: it is not in the plan"));

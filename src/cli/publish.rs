@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::overriding::Overriding;
 use super::{Global, Printer};
 use crate::bootstrap;
 use crate::bundle::Bundle;
@@ -19,7 +20,7 @@ use crate::ui;
 /// Options of the command.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment that the management cluster was made for.
+    /// The environment that the management cluster was made for, or the path of its folder when it lies elsewhere.
     env: String,
     /// Publish the working tree although it holds changes that are not committed.
     #[arg(long)]
@@ -30,6 +31,8 @@ pub struct Args {
     /// How long to wait.
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 /// What was published.
@@ -53,7 +56,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     };
     let events = ui::events(ui::style(false), Vec::new());
     let repository = Repository::discover(Path::new("."))?;
-    let environment = Environment::find(repository.root(), &args.env)?;
+    let environment = Environment::find(repository.root(), &args.env)?.overridden(&args.overriding.all()?)?;
     let bundle = Bundle::open(&global.bundle.clone().unwrap_or_else(|| home.bundle()), &home.unpacked())?;
     let (kubectl, helm) = (bundle.tool_async("kubectl").await?, bundle.tool_async("helm").await?);
     let tools = Tools { kubectl: &kubectl, helm: &helm };

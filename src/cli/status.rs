@@ -3,19 +3,20 @@
 use super::bootstrap::places;
 use super::{Global, Printer, table};
 use crate::bootstrap::{self, Status};
+use crate::environment::Environment;
 use crate::failure::{Failure, Result};
 
 /// Options of the command.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment.
+    /// The environment, or the path of its folder when it lies elsewhere.
     env: String,
 }
 
 /// Runs the command.
 pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (home, _) = places(global)?;
-    let status = bootstrap::status(&home, &args.env).await?;
+    let status = bootstrap::status(&home, &Environment::name_of(&args.env)).await?;
     printer.value(&status, text)?;
     match status.troubles.first() {
         None if status.self_managed => Ok(()),

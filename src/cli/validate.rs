@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use super::bootstrap::{places, stopping};
+use super::overriding::Overriding;
 use super::{Global, Printer, table};
 use crate::backend::Local;
 use crate::bundle::{Bundle, Error};
@@ -24,7 +25,7 @@ const PARALLEL: usize = 2;
 /// committed is checked too; nothing of the user's is changed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment; all of them when none is named.
+    /// The environment, or the path of one elsewhere; all of the repository when none is named.
     env: Option<String>,
     /// Do not start an API server: the objects are not checked against their kinds.
     #[arg(long)]
@@ -32,6 +33,8 @@ pub struct Args {
     /// Leave the API server running, so that the next call finds it (the local cluster `validate`).
     #[arg(long)]
     keep_server: bool,
+    #[command(flatten)]
+    overriding: Overriding,
     /// The repository's folder.
     #[arg(long, value_name = "DIR", default_value = ".")]
     repo: PathBuf,
@@ -52,15 +55,25 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     };
     let tools = programs.as_ref().map(|(kubectl, helm)| Tools { kubectl, helm });
     let variables = Variables::from_process();
-    let cache = Cache::default();
-    let validator =
-        Validator { repository: &repository, bundle: bundle.as_ref().zip(tools), variables: &variables, cache: &cache };
+    let cache = Cache::in_folder(home.rendered());
+    let overrides = args.overriding.all()?;
+    let validator = Validator {
+        repository: &repository,
+        bundle: bundle.as_ref().zip(tools),
+        variables: &variables,
+        overrides: &overrides,
+        cache: &cache,
+    };
     let names = match &args.env {
-        Some(name) => vec![Environment::find(repository.root(), name).map(|found| found.name().to_owned())?],
+        Some(name) => vec![Environment::find(repository.root(), name).map(|_| name.clone())?],
         None => Environment::names(repository.root())?,
     };
-    let server = (!args.no_server && bundle.is_some())
-        .then(|| Server::new(Local::new(home, folder), Events::silent(), stopping("nothing is half done")));
+    let server = bundle.as_ref().filter(|_| !args.no_server).map(|bundle| {
+        let (local, answers) = (Local::new(home.clone(), folder), home.answers());
+        let cancel = stopping("nothing is half done");
+        Ok::<_, Failure>(Server::new(local, answers, bundle.digest_of("kube-apiserver")?, Events::silent(), cancel))
+    });
+    let server = server.transpose()?;
     let checks = names.iter().map(|name| validator.check(name, server.as_ref()));
     let all: Vec<Checked> = futures::stream::iter(checks).buffered(PARALLEL).collect().await;
     if let Some(server) = server {

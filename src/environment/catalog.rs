@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::error::nearest;
-use super::{Backend, Configuration, Error, Result, Settings, Variables};
+use super::settings::SETTINGS;
+use super::{Configuration, Error, Overrides, Result, Settings, Variables, toml_file};
 use crate::flux::kustomize::{self, FILE_NAMES, References};
 use crate::{flux, fsx, k8s, yaml};
 
@@ -21,34 +22,113 @@ const BASE: &str = "base";
 pub struct Environment {
     name: String,
     root: PathBuf,
+    /// What its folder is relative to: the repository's root, or that of the file system.
+    base: PathBuf,
+    folder: String,
     settings: Settings,
+}
+
+/// Whether what names an environment is the path of a folder.
+fn is_path(named: &str) -> bool {
+    named.contains('/') || named == "." || named == ".."
 }
 
 impl Environment {
     /// The names of all environments of a repository, sorted.
     pub fn names(root: &Path) -> Result<Vec<String>> {
-        let folder = root.join(FOLDER);
-        let names = fsx::list(&folder)?;
-        let is_environment = |name: &String| name != BASE && kustomization_in(&folder.join(name)).is_some();
-        Ok(names.into_iter().filter(is_environment).collect())
+        environments_in(&root.join(FOLDER))
     }
 
-    /// Finds an environment by its name.
-    pub fn find(root: &Path, name: &str) -> Result<Self> {
+    /// The name of the environment that a name or a path means.
+    pub fn name_of(named: &str) -> String {
+        let path = std::path::absolute(named).unwrap_or_default();
+        let path = path.canonicalize().unwrap_or(path);
+        let last = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        last.filter(|_| is_path(named)).unwrap_or_else(|| named.to_owned())
+    }
+
+    /// Finds an environment by its name, or by the path of its folder, which may lie outside of the repository.
+    pub fn find(root: &Path, named: &str) -> Result<Self> {
         let known = Self::names(root)?;
+        if is_path(named) {
+            return Self::at(root, named, &known);
+        }
         if known.is_empty() {
             return Err(Error::None { folder: FOLDER.into() });
         }
         // Read even when the name is unknown to nobody else: a mistake in the file concerns all environments.
-        let mut settings = Settings::read_all(root, &known)?;
-        match settings.remove(name) {
-            Some(settings) => Ok(Self { name: name.to_owned(), root: root.to_path_buf(), settings }),
+        let (mut settings, _) = toml_file::read(root, &known)?;
+        match settings.remove(named) {
+            Some(settings) => Ok(Self {
+                name: named.to_owned(),
+                root: root.to_path_buf(),
+                base: root.to_path_buf(),
+                folder: format!("{FOLDER}/{named}"),
+                settings,
+            }),
             None => Err(Error::Unknown {
-                name: name.to_owned(),
-                nearest: nearest(name, known.iter().map(String::as_str)),
+                name: named.to_owned(),
+                nearest: nearest(named, known.iter().map(String::as_str)),
                 known,
             }),
         }
+    }
+
+    /// The environment in a folder.
+    fn at(root: &Path, path: &str, known: &[String]) -> Result<Self> {
+        let no = |reason: &str, remedy: String| {
+            Err(Error::NoEnvironment { path: path.into(), reason: reason.into(), remedy })
+        };
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let folder = real(&std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)));
+        let own = real(root);
+        let base = format!(
+            "an environment is a folder whose kustomization builds on {}",
+            own.join(FOLDER).join(BASE).display()
+        );
+        if folder.is_file() {
+            let parent = Path::new(path).parent().map(|parent| parent.display().to_string());
+            let named = folder.file_name().is_some_and(|name| FILE_NAMES.iter().any(|known| name == *known));
+            return no(
+                "it is a file",
+                parent.filter(|_| named).map_or(base, |parent| format!("name its folder: {parent}")),
+            );
+        }
+        if !folder.is_dir() {
+            let near = beside(&folder)
+                .and_then(|near| Some(format!("did you mean {}?", Path::new(path).parent()?.join(near).display())));
+            return no("there is no such folder", near.unwrap_or(base));
+        }
+        if folder == own.join(FOLDER).join(BASE) {
+            return no("it is what environments share", format!("name one of {}", known.join(", ")));
+        }
+        if kustomization_in(&folder).is_none() {
+            let below: Vec<String> =
+                environments_in(&folder)?.iter().map(|name| Path::new(path).join(name).display().to_string()).collect();
+            let remedy = if below.is_empty() { base } else { format!("did you mean {}?", below.join(" or ")) };
+            return no("it has no kustomization.yaml", remedy);
+        }
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if known.contains(&name) {
+            // The same, written as a path.
+            if folder == real(&root.join(FOLDER).join(&name)) {
+                return Self::find(root, &name);
+            }
+            return Err(Error::NameTaken { path: path.into(), name });
+        }
+        let (_, settings) = toml_file::read(root, known)?;
+        let (base, inner) = match folder.strip_prefix(&own) {
+            Ok(inner) => (root.to_path_buf(), inner.to_path_buf()),
+            Err(_) => (PathBuf::from("/"), folder.strip_prefix("/").unwrap_or(&folder).to_path_buf()),
+        };
+        let inner = inner.to_string_lossy().into_owned();
+        let mut found = Self { name, root: root.to_path_buf(), base, folder: inner, settings: settings.clone() };
+        found.settings = toml_file::read_own(
+            &folder.join(SETTINGS),
+            &found.shown(&format!("{}/{SETTINGS}", found.folder)),
+            settings,
+        )?;
+        Ok(found)
     }
 
     /// Its name.
@@ -56,19 +136,31 @@ impl Environment {
         &self.name
     }
 
+    /// What finds it again from anywhere: its name, or its path when it is not one of the repository's own.
+    pub fn reference(&self) -> String {
+        let own = self.folder == format!("{FOLDER}/{}", self.name);
+        if own { self.name.clone() } else { self.base.join(&self.folder).display().to_string() }
+    }
+
     /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Has another backend make the bootstrap cluster than its settings say.
-    pub fn set_backend(&mut self, backend: Backend) {
-        self.settings.backend = backend;
+    /// Has settings that are given otherwise override its own.
+    pub fn overridden(mut self, overrides: &Overrides) -> Result<Self> {
+        overrides.apply(&mut self.settings)?;
+        Ok(self)
     }
 
-    /// Its folder from the repository's root.
-    pub fn folder(&self) -> String {
-        format!("{FOLDER}/{}", self.name)
+    /// Its folder from the repository's root, when it is in the repository.
+    pub fn folder(&self) -> Option<&str> {
+        (self.base == self.root).then_some(&self.folder)
+    }
+
+    /// A path as errors name it.
+    fn shown(&self, path: &str) -> String {
+        if self.base == self.root { path.to_owned() } else { format!("/{path}") }
     }
 
     /// Renders its ConfigMap and Secrets. Files are read from the working tree, so that files which Git ignores may hold secrets.
@@ -76,16 +168,16 @@ impl Environment {
         for (file, text) in self.texts()? {
             variables.check(&text, &file)?;
         }
-        let built = kustomize::build(kubectl, &self.root.join(self.folder())).await;
+        let built = kustomize::build(kubectl, &self.base.join(&self.folder)).await;
         let text = built.map_err(|error| match error {
             flux::Error::Build { reason, .. } => {
                 let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
                 let reason = reason.replace(&format!("{}/", root.display()), "");
-                flux::Error::Build { folder: self.folder(), reason }
+                flux::Error::Build { folder: self.shown(&self.folder), reason }
             }
             other => other,
         })?;
-        let objects = k8s::parse(&text, &self.folder())?;
+        let objects = k8s::parse(&text, &self.shown(&self.folder))?;
         Configuration::read(&self.name, objects, variables)
     }
 
@@ -93,15 +185,15 @@ impl Environment {
     fn texts(&self) -> Result<BTreeMap<String, String>> {
         let mut texts = BTreeMap::new();
         for kustomization in self.kustomizations()? {
-            let References { resources, files } = &kustomization.references;
+            let References { resources, files, .. } = &kustomization.references;
             for entry in resources.iter().chain(files) {
                 let Some(path) = kustomize::join(&kustomization.folder, entry) else { continue };
-                let on_disk = self.root.join(&path);
+                let on_disk = self.base.join(&path);
                 // What is no text has no variables. What does not exist, kustomize reports.
                 if on_disk.is_file()
                     && let Ok(text) = String::from_utf8(fsx::read(&on_disk)?)
                 {
-                    texts.insert(path, text);
+                    texts.insert(self.shown(&path), text);
                 }
             }
             // Comments of the kustomization itself do not get into what it makes; their lines are kept, for the numbers.
@@ -115,17 +207,18 @@ impl Environment {
     fn kustomizations(&self) -> Result<Vec<Kustomization>> {
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
-        let mut folders = vec![self.folder()];
+        let mut folders = vec![self.folder.clone()];
         while let Some(folder) = folders.pop() {
-            let Some(name) = kustomization_in(&self.root.join(&folder)) else { continue };
+            let Some(name) = kustomization_in(&self.base.join(&folder)) else { continue };
             if !seen.insert(folder.clone()) {
                 continue;
             }
-            let file = format!("{folder}/{name}");
-            let text = fsx::read_text(&self.root.join(&file))?;
+            let path = format!("{folder}/{name}");
+            let text = fsx::read_text(&self.base.join(&path))?;
+            let file = self.shown(&path);
             let references = References::read(&text, &file)?;
             let below = references.resources.iter().filter_map(|entry| kustomize::join(&folder, entry));
-            folders.extend(below.filter(|path| self.root.join(path).is_dir()));
+            folders.extend(below.filter(|path| self.base.join(path).is_dir()));
             found.push(Kustomization { folder, file, text, references });
         }
         Ok(found)
@@ -135,9 +228,11 @@ impl Environment {
     /// of one in the repository's root.
     pub fn variables(&self, given: Variables) -> Result<Variables> {
         let mut all = given;
-        for file in [format!("{}/.env", self.folder()), ".env".to_owned()] {
-            if let Some(text) = fsx::read_text_if_present(&self.root.join(&file))? {
-                all = all.beneath(&text, &file)?;
+        let own = format!("{}/.env", self.folder);
+        for (base, file, shown) in [(&self.base, &own, &self.shown(&own)), (&self.root, &".env".into(), &".env".into())]
+        {
+            if let Some(text) = fsx::read_text_if_present(&base.join(file))? {
+                all = all.beneath(&text, shown)?;
             }
         }
         Ok(all)
@@ -166,8 +261,9 @@ impl Environment {
                     continue;
                 };
                 // What builds on another kustomization comes first here, and overrides it.
-                if !found.contains_key(&layer) && self.root.join(&path).is_file() {
-                    let text = fsx::read_text(&self.root.join(&path))?;
+                if !found.contains_key(&layer) && self.base.join(&path).is_file() {
+                    let text = fsx::read_text(&self.base.join(&path))?;
+                    let path = self.shown(&path);
                     let problem = variables.check(&text, &path).err();
                     let text = if problem.is_none() { variables.replace(&text, &path)? } else { text };
                     found.insert(layer, ValueFile { path, text, secret: LAYERS[layer].2, problem });
@@ -224,6 +320,18 @@ fn generated(kustomization: &Value) -> Vec<(String, String, String)> {
 
 fn kustomization_in(folder: &Path) -> Option<&'static str> {
     FILE_NAMES.into_iter().find(|name| folder.join(name).is_file())
+}
+
+/// The folders of a folder that are environments.
+fn environments_in(folder: &Path) -> Result<Vec<String>> {
+    let names = fsx::list(folder)?;
+    Ok(names.into_iter().filter(|name| name != BASE && kustomization_in(&folder.join(name)).is_some()).collect())
+}
+
+/// The environment beside a folder that does not exist whose name is most like its own.
+fn beside(folder: &Path) -> Option<String> {
+    let names = environments_in(folder.parent()?).ok()?;
+    nearest(&folder.file_name()?.to_string_lossy(), names.iter().map(String::as_str))
 }
 
 #[cfg(test)]

@@ -23,15 +23,33 @@ pub enum Error {
         /// Where they were looked for.
         folder: String,
     },
-    /// bootstrap.toml is wrong.
-    #[error("{file}{}: {message}", line.map(|line| format!(":{line}")).unwrap_or_default())]
+    /// A setting is wrong.
+    #[error("{at}: {message}")]
     Settings {
-        /// The file.
-        file: String,
-        /// The line, from 1, when it is known.
-        line: Option<usize>,
+        /// File, line and column, or the flag or variable.
+        at: String,
         /// What is wrong.
         message: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// What is at a path is no environment.
+    #[error("{path} is no environment: {reason}")]
+    NoEnvironment {
+        /// The path as it was given.
+        path: String,
+        /// Why it is none.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// An environment elsewhere has the name of one of the repository's own.
+    #[error("environment {path} has the name of environment-values/{name}")]
+    NameTaken {
+        /// The path as it was given.
+        path: String,
+        /// The name.
+        name: String,
     },
     /// A variable has no value.
     #[error("{at}: variable {name} is not defined")]
@@ -123,7 +141,10 @@ impl From<Error> for Failure {
             }
             Error::EnvFile { .. } => Self::usage(message).hint("write NAME=value, or NAME='value' where it holds spaces or $"),
             Error::Malformed { .. } => Self::usage(message).hint("write $${ for a ${ that is to stay"),
-            Error::Settings { .. } => Self::usage(message).hint("README.md says which settings there are"),
+            Error::Settings { remedy, .. } | Error::NoEnvironment { remedy, .. } => Self::usage(message).hint(remedy),
+            Error::NameTaken { .. } => {
+                Self::usage(message).hint("clusters and runs are told apart by that name: give one of the folders another")
+            }
             Error::Unread { .. } => Self::usage(message).hint(format!(
                 "the release reads base_values and values of the ConfigMap {VALUES}, and the Secrets beside it: see environment-values/base"
             )),

@@ -75,6 +75,7 @@ impl Publication {
         // Nothing else of the repository has a say in what is deployed.
         let mut folders: Vec<String> = [CHART, FOLDER, SETTINGS].map(str::to_owned).to_vec();
         folders.extend(publish.iter().cloned());
+        folders.extend(environment.folder().map(str::to_owned));
         let (revision, tree) = repository.snapshot(&folders, dirty)?;
         let chart = Chart::of(&tree, &revision)?;
         let (source, missing) = flux::assemble_available(&tree.only(publish), upstream)?;

@@ -1,21 +1,18 @@
-//! `bootstrap.toml`: what a bootstrap does and how long it may take.
+//! What a bootstrap does and how long it may take: the settings, and the table of their keys.
+//!
+//! A key is one entry of [`KEYS`]. From it come the reading of `bootstrap.toml` ([`super::toml_file`]), the flag `--set KEY=VALUE`,
+//! the variable `CLUSTER_INIT_KEY` ([`super::overrides`]), and the reference in `docs/settings.md` ([`super::reference`]).
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
-
 use super::error::nearest;
-use super::{Error, Result};
-use crate::fsx;
+use crate::capi::Fence;
 
 /// The file's name, in the repository's root.
 pub const SETTINGS: &str = "bootstrap.toml";
 
 /// What makes the bootstrap cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// Plain processes on this host.
@@ -57,6 +54,10 @@ pub struct Settings {
     pub no_progress: Duration,
     /// The folders of the repository that make up the source artifact.
     pub publish: Vec<String>,
+    /// How others are kept from the Cluster API objects while they move.
+    pub fence: Fence,
+    /// Preflight checks that are left out.
+    pub skip_checks: Vec<String>,
 }
 
 impl Default for Settings {
@@ -68,172 +69,224 @@ impl Default for Settings {
             deadline: Duration::from_mins(45),
             no_progress: Duration::from_mins(10),
             publish: vec![crate::flux::COMPONENTS.into()],
+            fence: Fence::default(),
+            skip_checks: Vec::new(),
         }
     }
 }
 
-const KEYS: [&str; 6] = ["backend", "machines", "source", "deadline", "no_progress", "publish"];
-/// The backends by their names.
-const BACKENDS: [(&str, Backend); 2] = [("local", Backend::Local), ("kind", Backend::Kind)];
-/// What machines may be, by their names.
-const MACHINES: [(&str, Machines); 2] = [("any", Machines::Any), ("docker", Machines::Docker)];
+/// The preflight checks, in the order in which they are run.
+pub const CHECKS: [&str; 7] = ["bundle", "environment", "disk", "inotify", "docker", "ports", "leftovers"];
 
-/// A file that is being read.
-struct File<'a> {
-    name: &'a str,
-    text: &'a str,
+/// The values of a key that has but a few, by their names.
+type Choices<T> = [(&'static str, T)];
+
+const BACKENDS: &Choices<Backend> = &[("local", Backend::Local), ("kind", Backend::Kind)];
+const MACHINES: &Choices<Machines> = &[("any", Machines::Any), ("docker", Machines::Docker)];
+const SOURCES: &Choices<Source> = &[("oci", Source::Oci)];
+const FENCES: &Choices<Fence> = &[("pause", Fence::Pause), ("stop", Fence::Stop)];
+
+/// A key of `bootstrap.toml`.
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its values are, for the reference.
+    pub takes: &'static str,
+    /// What it is about, for the reference.
+    pub says: &'static str,
+    /// Its value as TOML.
+    pub get: fn(&Settings) -> String,
+    /// Takes a value over.
+    pub(super) set: fn(&mut Settings, &Written) -> Result<(), Wrong>,
 }
 
-impl File<'_> {
-    fn wrong(&self, at: Option<usize>, message: impl Into<String>) -> Error {
-        let line = at.map(|at| self.text.get(..at).unwrap_or_default().lines().count().max(1));
-        // A span that begins a line counts the lines before it.
-        let starts = at.is_some_and(|at| at > 0 && self.text.as_bytes().get(at - 1) == Some(&b'\n'));
-        Error::Settings {
-            file: self.name.to_owned(),
-            line: line.map(|line| line + usize::from(starts)),
-            message: message.into(),
-        }
-    }
+/// All keys, in the order of the reference.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "backend",
+        takes: "`local` or `kind`",
+        says: "What makes the bootstrap cluster: plain processes on this host, or a container of the local Docker.",
+        get: |all| name(BACKENDS, all.backend),
+        set: |all, value| value.choice(BACKENDS).map(|backend| all.backend = backend),
+    },
+    Key {
+        name: "machines",
+        takes: "`any` or `docker`",
+        says: "What the management cluster's machines are: `docker` for containers of the local Docker, which get a registry beside them.",
+        get: |all| name(MACHINES, all.machines),
+        set: |all, value| value.choice(MACHINES).map(|machines| all.machines = machines),
+    },
+    Key {
+        name: "source",
+        takes: "`oci`",
+        says: "How the commit reaches the clusters: as an artifact in the registry of each. The chart's value `source` says what it reads.",
+        get: |all| name(SOURCES, all.source),
+        set: |all, value| value.choice(SOURCES).map(|source| all.source = source),
+    },
+    Key {
+        name: "publish",
+        takes: "a list of folders",
+        says: "The folders of the repository that make up the source artifact.",
+        get: |all| list(&all.publish),
+        set: |all, value| value.list().map(|folders| all.publish = folders),
+    },
+    Key {
+        name: "deadline",
+        takes: "a duration",
+        says: "The whole bootstrap must be done by then.",
+        get: |all| duration(all.deadline),
+        set: |all, value| value.duration().map(|limit| all.deadline = limit),
+    },
+    Key {
+        name: "no_progress",
+        takes: "a duration",
+        says: "Nothing changed for so long: it hangs, and the run fails with what it was waiting for.",
+        get: |all| duration(all.no_progress),
+        set: |all, value| value.duration().map(|limit| all.no_progress = limit),
+    },
+    Key {
+        name: "fence",
+        takes: "`pause` or `stop`",
+        says: "How others are kept from the Cluster API objects while they move: their Clusters are paused; with `stop` the bootstrap cluster's providers are stopped besides.",
+        get: |all| name(FENCES, all.fence),
+        set: |all, value| value.choice(FENCES).map(|fence| all.fence = fence),
+    },
+    Key {
+        name: "skip_checks",
+        takes: "a list of `bundle`, `environment`, `disk`, `inotify`, `docker`, `ports`, `leftovers`",
+        says: "Preflight checks that are left out.",
+        get: |all| list(&all.skip_checks),
+        set: |all, value| {
+            let names = value.list()?;
+            match names.iter().find(|name| !CHECKS.contains(&name.as_str())) {
+                Some(unknown) => Err(Wrong::unknown("preflight check", unknown, &CHECKS)),
+                None => {
+                    all.skip_checks = names;
+                    Ok(())
+                }
+            }
+        },
+    },
+];
 
-    fn unknown(&self, at: usize, what: &str, name: &str, known: &[&str]) -> Error {
-        let guess = nearest(name, known.iter().copied());
-        let guess = guess.map_or(format!("known: {}", known.join(", ")), |near| format!("did you mean {near}?"));
-        self.wrong(Some(at), format!("unknown {what} {name} ({guess})"))
-    }
+/// A value as it was written.
+#[derive(Clone, Debug)]
+pub(super) enum Written {
+    /// A text of TOML.
+    Text(String),
+    /// A list of TOML with texts only.
+    List(Vec<String>),
+    /// Anything else of TOML.
+    Other,
+    /// The text of a flag or of a variable; a list is written with commas.
+    Plain(String),
+}
 
-    fn table<'t, 'i>(&self, value: &'t Spanned<DeValue<'i>>, name: &str) -> Result<&'t DeTable<'i>> {
-        value.get_ref().as_table().ok_or_else(|| self.wrong(Some(value.span().start), format!("{name} is no table")))
-    }
+/// What is wrong with a key or its value, and what to do about it.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) message: String,
+    pub(super) remedy: String,
+}
 
-    fn text(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String> {
-        let text = value.get_ref().as_str();
-        text.map(str::to_owned).ok_or_else(|| self.wrong(Some(value.span().start), format!("{key} is no text")))
-    }
-
-    fn choice<T: Copy>(&self, key: &str, value: &Spanned<DeValue<'_>>, choices: &[(&str, T)]) -> Result<T> {
-        let text = self.text(key, value)?;
-        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
-        found.ok_or_else(|| {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            self.wrong(Some(value.span().start), format!("{key}: unknown value {text:?}: use {}", names.join(" or ")))
-        })
-    }
-
-    fn duration(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Duration> {
-        let text = self.text(key, value)?;
-        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-        parsed.filter(|d| !d.is_zero()).ok_or_else(|| {
-            self.wrong(Some(value.span().start), format!("{key}: {text:?} is no duration: write 90s, 45m or 1h30m"))
-        })
-    }
-
-    fn list(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>> {
-        let Some(items) = value.get_ref().as_array() else {
-            return Err(self.wrong(Some(value.span().start), format!("{key} is no list")));
+impl Wrong {
+    /// A word that is none of the known ones.
+    pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Self {
+        let remedy = match nearest(word, known.iter().copied()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("known: {}", known.join(", ")),
         };
-        items.iter().map(|item| self.text(key, item)).collect()
+        Self { message: format!("unknown {what} {word}"), remedy }
     }
 
-    fn merge(&self, settings: &mut Settings, table: &DeTable<'_>) -> Result<()> {
-        for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "backend" => settings.backend = self.choice("backend", value, &BACKENDS)?,
-                "machines" => settings.machines = self.choice("machines", value, &MACHINES)?,
-                "source" => settings.source = self.choice("source", value, &[("oci", Source::Oci)])?,
-                "deadline" => settings.deadline = self.duration("deadline", value)?,
-                "no_progress" => settings.no_progress = self.duration("no_progress", value)?,
-                "publish" => settings.publish = self.list("publish", value)?,
-                other => return Err(self.unknown(key.span().start, "key", other, &KEYS)),
-            }
-        }
-        Ok(())
-    }
-
-    fn parse(&self, environments: &[String]) -> Result<BTreeMap<String, Settings>> {
-        let document = DeTable::parse(self.text)
-            .map_err(|error| self.wrong(error.span().map(|span| span.start), error.message()))?;
-        let mut defaults = Settings::default();
-        for (key, value) in document.get_ref() {
-            match key.get_ref().as_ref() {
-                "defaults" => self.merge(&mut defaults, self.table(value, "defaults")?)?,
-                "environments" => {}
-                other => return Err(self.unknown(key.span().start, "table", other, &["defaults", "environments"])),
-            }
-        }
-        let mut all: BTreeMap<String, Settings> =
-            environments.iter().map(|name| (name.clone(), defaults.clone())).collect();
-        if let Some(tables) = document.get_ref().get("environments") {
-            for (name, value) in self.table(tables, "environments")? {
-                let known: Vec<&str> = environments.iter().map(String::as_str).collect();
-                let Some(settings) = all.get_mut(name.get_ref().as_ref()) else {
-                    return Err(self.unknown(name.span().start, "environment", name.get_ref(), &known));
-                };
-                self.merge(settings, self.table(value, name.get_ref())?)?;
-            }
-        }
-        Ok(all)
+    fn kind(message: &str, remedy: &str) -> Self {
+        Self { message: message.into(), remedy: remedy.into() }
     }
 }
 
-impl Backend {
-    /// The backend of a name.
-    pub fn named(name: &str) -> Option<Self> {
-        BACKENDS.iter().find(|(known, _)| *known == name).map(|(_, backend)| *backend)
+impl Written {
+    fn text(&self) -> Result<&str, Wrong> {
+        match self {
+            Self::Text(text) | Self::Plain(text) => Ok(text),
+            _ => Err(Wrong::kind("it is no text", "write it in quotes")),
+        }
     }
+
+    fn list(&self) -> Result<Vec<String>, Wrong> {
+        match self {
+            Self::List(items) => Ok(items.clone()),
+            Self::Plain(text) => {
+                Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+            }
+            _ => Err(Wrong::kind("it is no list of texts", "write a list: [\"a\", \"b\"]")),
+        }
+    }
+
+    fn choice<T: Copy>(&self, choices: &Choices<T>) -> Result<T, Wrong> {
+        let text = self.text()?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        let names = || choices.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        found.ok_or_else(|| Wrong::unknown("value", &format!("{text:?}"), &names()))
+    }
+
+    fn duration(&self) -> Result<Duration, Wrong> {
+        let text = self.text()?;
+        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+        parsed
+            .filter(|duration| !duration.is_zero())
+            .ok_or_else(|| Wrong::kind(&format!("{text:?} is no duration"), "write 90s, 45m or 1h30m"))
+    }
+}
+
+fn name<T: Copy + PartialEq>(choices: &Choices<T>, value: T) -> String {
+    let found = choices.iter().find(|(_, choice)| *choice == value);
+    format!("{:?}", found.map_or("", |(name, _)| name))
+}
+
+fn list(items: &[String]) -> String {
+    format!("{items:?}")
+}
+
+fn duration(value: Duration) -> String {
+    let value = jiff::SignedDuration::try_from(value).unwrap_or_default();
+    format!("\"{value:#}\"")
 }
 
 impl Settings {
-    /// Reads the settings of all environments of a repository; without a file the defaults hold.
-    pub(super) fn read_all(root: &Path, environments: &[String]) -> Result<BTreeMap<String, Self>> {
-        let text = fsx::read_text_if_present(&root.join(SETTINGS))?.unwrap_or_default();
-        File { name: SETTINGS, text: &text }.parse(environments)
+    /// Gives a key another value.
+    pub(super) fn set(&mut self, key: &str, value: &Written) -> Result<(), Wrong> {
+        match KEYS.iter().find(|known| known.name == key) {
+            Some(known) => (known.set)(self, value),
+            None => Err(Wrong::unknown("key", key, &names())),
+        }
     }
+}
+
+/// The names of all keys.
+pub fn names() -> Vec<&'static str> {
+    KEYS.iter().map(|key| key.name).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<BTreeMap<String, Settings>> {
-        File { name: SETTINGS, text }.parse(&["local".into(), "rke2-capd".into()])
-    }
-
     #[test]
-    fn environments_override_the_defaults_key_by_key() {
-        let all = parse("[defaults]\ndeadline = '30m'\npublish = ['.']\n[environments.local]\nno_progress = '1m30s'\n")
-            .unwrap();
-        assert_eq!(all["local"].deadline, Duration::from_mins(30));
-        assert_eq!(all["local"].no_progress, Duration::from_secs(90));
-        assert_eq!(all["rke2-capd"].no_progress, Settings::default().no_progress);
-        assert_eq!(all["rke2-capd"].publish, ["."]);
-        assert_eq!(parse("").unwrap()["local"], Settings::default());
-    }
-
-    #[test]
-    fn mistakes_are_named_with_their_line() {
-        let cases = [
-            ("[defaults]\n\ndedline = '1m'\n", "bootstrap.toml:3: unknown key dedline (did you mean deadline?)"),
-            (
-                "[defaults]\nzzz = 1\n",
-                "bootstrap.toml:2: unknown key zzz (known: backend, machines, source, deadline, no_progress, publish)",
-            ),
-            ("[default]\n", "bootstrap.toml:1: unknown table default (did you mean defaults?)"),
-            ("[environments.locl]\n", "bootstrap.toml:1: unknown environment locl (did you mean local?)"),
-            (
-                "[defaults]\ndeadline = 'soon'\n",
-                "bootstrap.toml:2: deadline: \"soon\" is no duration: write 90s, 45m or 1h30m",
-            ),
-            ("[defaults]\ndeadline = 5\n", "bootstrap.toml:2: deadline is no text"),
-            (
-                "[defaults]\nbackend = 'lokal'\n",
-                "bootstrap.toml:2: backend: unknown value \"lokal\": use local or kind",
-            ),
-            ("defaults = 1\n", "bootstrap.toml:1: defaults is no table"),
-        ];
-        for (text, message) in cases {
-            assert_eq!(parse(text).unwrap_err().to_string(), message);
+    fn every_key_takes_its_own_default() {
+        for key in KEYS {
+            let default = (key.get)(&Settings::default());
+            let text = default.trim_matches(['"', '[', ']']).replace('"', "");
+            let mut settings = Settings::default();
+            settings.set(key.name, &Written::Plain(text)).unwrap_or_else(|wrong| panic!("{}: {wrong:?}", key.name));
+            assert_eq!(settings, Settings::default(), "{}", key.name);
         }
-        assert!(parse("[defaults\n").unwrap_err().to_string().starts_with("bootstrap.toml:1: "));
+    }
+
+    #[test]
+    fn the_reference_names_every_choice() {
+        let takes = |name: &str| KEYS.iter().find(|key| key.name == name).unwrap().takes;
+        let all = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+        assert_eq!(takes("skip_checks"), format!("a list of {}", all(&CHECKS).join(", ")));
+        assert_eq!(takes("backend"), all(&["local", "kind"]).join(" or "));
     }
 }

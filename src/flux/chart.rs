@@ -70,7 +70,7 @@ impl Chart {
         for (index, text) in values.iter().enumerate() {
             let file = folder.path().join(format!("values-{index}.yaml"));
             // Values may be secrets.
-            fsx::write_private(&file, text)?;
+            fsx::write_scratch(&file, text, 0o600)?;
             files.push(file);
         }
         let mut command =

@@ -52,6 +52,8 @@ pub struct References {
     pub resources: Vec<String>,
     /// Plain files whose content goes into generated ConfigMaps and Secrets.
     pub files: Vec<String>,
+    /// Kustomizations that change what is made: `generators`, `transformers`, `validators`; or such, written out.
+    pub plugins: Vec<String>,
 }
 
 impl References {
@@ -61,6 +63,9 @@ impl References {
         let mut found = Self::default();
         for field in ["resources", "components", "bases", "crds"] {
             found.resources.extend(strings(&value[field]));
+        }
+        for field in ["generators", "transformers", "validators"] {
+            found.plugins.extend(strings(&value[field]));
         }
         for field in ["configMapGenerator", "secretGenerator"] {
             for generator in value[field].as_array().into_iter().flatten() {
@@ -88,7 +93,8 @@ pub fn closure(source: &Tree, folder: &str) -> Vec<String> {
         let file = FILE_NAMES.iter().find_map(|name| source.get(&format!("{folder}/{name}")));
         let Some(text) = file.map(|file| String::from_utf8_lossy(&file.content)) else { continue };
         let Ok(references) = References::read(&text, &folder) else { continue };
-        for path in references.resources.iter().filter_map(|entry| join(&folder, entry)) {
+        let entries = references.resources.iter().chain(&references.plugins);
+        for path in entries.filter_map(|entry| join(&folder, entry)) {
             if source.has_folder(&path) && !folders.contains(&path) {
                 folders.push(path);
             }

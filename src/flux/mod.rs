@@ -15,6 +15,7 @@ mod install;
 pub mod kustomize;
 mod package;
 mod ready;
+mod values;
 
 pub use assemble::{Missing, Upstream, assemble, assemble_available};
 pub use canary::{canary_package, sing};
@@ -26,6 +27,7 @@ pub(crate) use hasten::inventory;
 pub use install::{Rendered, install, render, wait_available};
 pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY};
 pub use ready::{Expected, explain, readiness};
+pub use values::Defaults;
 
 /// The namespace of Flux's controllers.
 pub const NAMESPACE: &str = "flux-system";

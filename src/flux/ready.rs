@@ -111,6 +111,11 @@ pub fn explain(text: &str) -> String {
 fn schema_line(line: &str) -> Option<String> {
     let (pointer, message) = line.trim().strip_prefix("- at '")?.split_once("': ")?;
     let key = pointer.trim_start_matches('/').replace('/', ".");
+    if let (Some(name), "missing property 'repo'") = (key.strip_prefix("components."), message) {
+        return Some(format!(
+            "{key}.repo: missing: either {name} is not the name of a component, or it is a new one and must say its repository"
+        ));
+    }
     Some(if key.is_empty() { message.to_owned() } else { format!("{key}: {message}") })
 }
 
@@ -195,6 +200,10 @@ mod tests {
             (
                 "Error: values don't meet the specifications of the schema(s) in the following chart(s):\ntelco-cloud-init:\n- at '/components/capi': additional properties 'enabld' not allowed\n- at '': additional properties 'foo' not allowed\n",
                 "components.capi: additional properties 'enabld' not allowed; additional properties 'foo' not allowed",
+            ),
+            (
+                "Error: values don't meet the specifications of the schema(s) in the following chart(s):\ntelco-cloud-init:\n- at '/components/x': missing property 'repo'\n",
+                "components.x.repo: missing: either x is not the name of a component, or it is a new one and must say its repository",
             ),
             ("Error: cannot load values.yaml: x\n\nUse --debug flag\n", "cannot load values.yaml: x"),
         ];

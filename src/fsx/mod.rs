@@ -98,6 +98,13 @@ pub fn write_mode(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<(
     Ok(())
 }
 
+/// Writes a file of a temporary folder: nobody reads it meanwhile, and it need not outlive a crash, which costs time.
+pub fn write_scratch(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path).map_err(on("write", path))?;
+    file.write_all(content.as_ref()).map_err(on("write", path))
+}
+
 /// Creates a folder and its parents, readable only by this user.
 pub fn create_private_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(on("create the folder", path))

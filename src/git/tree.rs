@@ -87,32 +87,48 @@ impl Tree {
 
     /// A digest of paths, modes and contents, in hexadecimal.
     pub fn digest(&self) -> String {
-        let mut all = Sha256::new();
-        for (path, file) in &self.files {
-            all.update((path.len() as u64).to_be_bytes());
-            all.update(path);
-            all.update([u8::from(file.executable)]);
-            all.update((file.content.len() as u64).to_be_bytes());
-            all.update(&file.content);
-        }
-        all.finalize().iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        digest(self.files.iter())
     }
 
-    /// Writes the files below a folder, for tools that read files.
+    /// The same of the files in some folders and below.
+    pub fn digest_within(&self, folders: &[String]) -> String {
+        digest(folders.iter().flat_map(|folder| {
+            let prefix = format!("{folder}/");
+            let end = format!("{folder}0");
+            // "0" is what follows "/".
+            self.files.range(prefix..end)
+        }))
+    }
+
+    /// Writes the files below a folder, for tools that read files; nobody else does, and it need not last.
     pub fn write_to(&self, folder: &Path) -> Result<()> {
+        let mut made = String::from("?");
         for (path, file) in &self.files {
-            let target = folder.join(path);
-            if let Some(parent) = target.parent() {
-                fsx::create_dir(parent)?;
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            if parent != made {
+                fsx::create_dir(&folder.join(parent))?;
+                parent.clone_into(&mut made);
             }
-            fsx::write_mode(&target, &file.content, if file.executable { 0o755 } else { 0o644 })?;
+            fsx::write_scratch(&folder.join(path), &file.content, if file.executable { 0o755 } else { 0o644 })?;
         }
         Ok(())
     }
+}
+
+fn digest<'a>(files: impl Iterator<Item = (&'a String, &'a File)>) -> String {
+    let mut all = Sha256::new();
+    for (path, file) in files {
+        all.update((path.len() as u64).to_be_bytes());
+        all.update(path);
+        all.update([u8::from(file.executable)]);
+        all.update((file.content.len() as u64).to_be_bytes());
+        all.update(&file.content);
+    }
+    all.finalize().iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// Whether a path lies in one of the folders.

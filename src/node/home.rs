@@ -72,6 +72,16 @@ impl Home {
         self.root.join("cache").join("unpacked")
     }
 
+    /// What was made of components before.
+    pub fn rendered(&self) -> PathBuf {
+        self.cache().join("rendered")
+    }
+
+    /// What API servers have said to objects before.
+    pub fn answers(&self) -> PathBuf {
+        self.cache().join("answers")
+    }
+
     /// What may be removed at any time.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

@@ -1,21 +1,26 @@
 //! What a Kustomization makes of its folder: kustomize's build, then the variables of `postBuild`, as Flux does both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::Problem;
+use super::cache::{Built, Cache, Document, documents};
 use crate::environment::{self, Variables};
 use crate::flux::kustomize::{self, FILE_NAMES};
 use crate::git::Tree;
-use crate::k8s::{self, DynamicObject, reference};
+use crate::k8s::{DynamicObject, reference};
 use crate::{fsx, yaml};
 
 /// The annotation or label that keeps Flux from replacing variables in an object.
 const SUBSTITUTE: &str = "kustomize.toolkit.fluxcd.io/substitute";
+
+/// The program's version: another one may read differently what an earlier one has built.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Fields of a Kustomization's spec that kustomize itself understands, by their names there.
 const FIELDS: [(&str, &str); 6] = [
@@ -27,82 +32,67 @@ const FIELDS: [(&str, &str); 6] = [
     ("components", "components"),
 ];
 
-/// The built text of a folder, or why there is none.
-type Built = Arc<OnceCell<Result<String, String>>>;
-
-/// What was built and read, by content: both phases, and most environments, have most components in common.
-#[derive(Default)]
-pub struct Cache {
-    built: Mutex<HashMap<String, Built>>,
-    read: Mutex<HashMap<String, Arc<Vec<DynamicObject>>>>,
-}
-
-impl std::fmt::Debug for Cache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Cache({} folders)", self.built.lock().unwrap_or_else(PoisonError::into_inner).len())
-    }
-}
-
-impl Cache {
-    fn cell(&self, key: String) -> Built {
-        self.built.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
-    }
-
-    /// Reads manifests, or remembers them.
-    fn parse(&self, text: &str, folder: &str) -> k8s::Result<Vec<DynamicObject>> {
-        let mut tree = Tree::default();
-        tree.insert("text", text);
-        let key = tree.digest();
-        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(objects) = known {
-            return Ok(objects.to_vec());
-        }
-        let objects = k8s::parse(text, folder)?;
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(objects.clone()));
-        Ok(objects)
-    }
-}
-
-/// Builds folders of a source that was written to disk.
+/// Builds folders of a source.
 pub(super) struct Kitchen<'a> {
     kubectl: &'a Path,
-    root: PathBuf,
     source: &'a Tree,
     cache: &'a Cache,
+    /// Where the source lies, once something has to be built.
+    written: OnceCell<(TempDir, PathBuf)>,
 }
 
 impl<'a> Kitchen<'a> {
-    /// Builds in a folder into which the source was written.
-    pub fn new(kubectl: &'a Path, root: &Path, source: &'a Tree, cache: &'a Cache) -> Self {
-        // kustomize names files by their real path.
-        let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-        Self { kubectl, root, source, cache }
+    /// Builds folders of a source, or remembers what was built of them.
+    pub fn new(kubectl: &'a Path, source: &'a Tree, cache: &'a Cache) -> Self {
+        Self { kubectl, source, cache, written: OnceCell::new() }
     }
 
-    /// A digest of a folder and of the folders that it builds on.
-    fn digest(&self, folder: &str) -> String {
-        self.source.only(&kustomize::closure(self.source, folder)).digest()
-    }
-
-    /// The text that kustomize makes of a folder of the source for a Kustomization's spec.
-    async fn build(&self, folder: &str, spec: &Value) -> Result<String, String> {
+    /// What kustomize makes of a folder of the source for a Kustomization's spec.
+    async fn build(&self, folder: &str, spec: &Value) -> Arc<Built> {
         let overlay = overlay(folder, spec);
+        let content = self.source.digest_within(&kustomize::closure(self.source, folder));
         let edits = overlay.as_ref().map(Value::to_string).unwrap_or_default();
-        let cell = self.cache.cell(format!("{folder} {} {edits}", self.digest(folder)));
-        cell.get_or_init(async || self.fresh(folder, overlay).await).await.clone()
+        let cell = self.cache.cell(format!("{folder} {content} {edits}"));
+        cell.get_or_init(async || {
+            // What the spec edits in may be secret: that stays in memory.
+            let key = edits.is_empty().then(|| format!("{VERSION} {} {content}", self.kubectl.display()));
+            if let Some(documents) = key.as_ref().and_then(|key| self.cache.recall(folder, key)) {
+                return Arc::new(Ok(documents));
+            }
+            let built = self.fresh(folder, overlay).await;
+            let built = built.and_then(|text| documents(&text, folder).map_err(|error| error.to_string()));
+            if let (Some(key), Ok(documents)) = (key, &built) {
+                self.cache.keep(folder, &key, documents);
+            }
+            Arc::new(built)
+        })
+        .await
+        .clone()
+    }
+
+    /// The folder that the source was written to, and its real path, by which kustomize names files.
+    async fn root(&self) -> crate::flux::Result<&Path> {
+        let write = async || {
+            let folder = crate::flux::temporary()?;
+            self.source.write_to(folder.path())?;
+            let real = folder.path().canonicalize().unwrap_or_else(|_| folder.path().to_path_buf());
+            Ok::<_, crate::flux::Error>((folder, real))
+        };
+        Ok(&self.written.get_or_try_init(write).await?.1)
     }
 
     async fn fresh(&self, folder: &str, overlay: Option<Value>) -> Result<String, String> {
-        let plain = |error: &dyn std::fmt::Display| self.relative(&error.to_string());
-        self.complete(folder).map_err(|error| plain(&error))?;
+        let root = self.root().await.map_err(|error| error.to_string())?;
+        let plain = |error: &dyn std::fmt::Display| relative(root, &error.to_string());
+        self.complete(root, folder).map_err(|error| plain(&error))?;
         let temporary;
         let path = match overlay {
-            None => self.root.join(folder),
+            None => root.join(folder),
             Some(overlay) => {
                 // kustomize refuses absolute paths, and paths out of its own folder but for other kustomizations.
-                temporary = tempfile::tempdir_in(&self.root).map_err(|error| plain(&error))?;
+                temporary = tempfile::tempdir_in(root).map_err(|error| plain(&error))?;
                 let file = temporary.path().join(FILE_NAMES[0]);
-                fsx::write(&file, overlay.to_string()).map_err(|error| plain(&error))?;
+                fsx::write_scratch(&file, overlay.to_string(), 0o644).map_err(|error| plain(&error))?;
                 temporary.path().to_path_buf()
             }
         };
@@ -113,7 +103,7 @@ impl<'a> Kitchen<'a> {
     }
 
     /// Writes the kustomization that Flux makes for a folder that has none: all manifests in it and below.
-    fn complete(&self, folder: &str) -> fsx::Result<()> {
+    fn complete(&self, root: &Path, folder: &str) -> fsx::Result<()> {
         let has = |name: &&str| self.source.get(&format!("{folder}/{name}")).is_some();
         if FILE_NAMES.iter().any(has) {
             return Ok(());
@@ -125,13 +115,8 @@ impl<'a> Kitchen<'a> {
             .map(|(path, _)| path.to_owned())
             .filter(|path| Path::new(path).extension().is_some_and(|end| end == "yaml" || end == "yml"))
             .collect();
-        fsx::write(&self.root.join(folder).join(FILE_NAMES[0]), json!({"resources": manifests}).to_string())
-    }
-
-    /// A message without the folder that the source was written to.
-    fn relative(&self, message: &str) -> String {
-        let root = format!("{}/", self.root.display());
-        message.replace(&root, "").trim_end_matches('.').to_owned()
+        let text = json!({"resources": manifests}).to_string();
+        fsx::write_scratch(&root.join(folder).join(FILE_NAMES[0]), text, 0o644)
     }
 
     /// The objects of a folder for a Kustomization's spec; `given` are the objects that it may take variables from.
@@ -153,20 +138,35 @@ impl<'a> Kitchen<'a> {
             };
             (Vec::new(), vec![Problem::file(&file, None, format!("component {component}: {reason}"), remedy)])
         };
-        let text = match self.build(folder, spec).await {
-            Ok(text) => text,
-            Err(reason) => return broken(reason),
+        let built = self.build(folder, spec).await;
+        let documents = match built.as_ref() {
+            Ok(documents) => documents,
+            Err(reason) => return broken(reason.clone()),
         };
         let mut problems = Vec::new();
-        let text = match variables(component, spec, given, &mut problems) {
-            Some(variables) => substitute(component, folder, &text, &variables, &mut problems),
-            None => text,
-        };
-        match self.cache.parse(&text, folder) {
-            Ok(objects) => (objects, problems),
-            Err(error) => broken(error.to_string()),
+        let variables = variables(component, spec, given, &mut problems).map(Variables::of);
+        let mut objects = Vec::new();
+        for document in documents {
+            match document {
+                Document::Objects(read) => objects.extend(read.iter().cloned()),
+                Document::Text(text) => {
+                    let replaced =
+                        variables.as_ref().map(|all| substitute(component, folder, text, all, &mut problems));
+                    match self.cache.parse(replaced.as_ref().unwrap_or(text), folder) {
+                        Ok(read) => objects.extend(read),
+                        Err(error) => return broken(error.to_string()),
+                    }
+                }
+            }
         }
+        (objects, problems)
     }
+}
+
+/// A message without the folder that the source was written to.
+fn relative(root: &Path, message: &str) -> String {
+    let root = format!("{}/", root.display());
+    message.replace(&root, "").trim_end_matches('.').to_owned()
 }
 
 /// The kustomization in whose place Flux edits the folder's own; `None` when there is nothing to edit.
@@ -224,65 +224,57 @@ fn variables(
     (!all.is_empty() || post["substituteStrategy"] == "Always").then_some(all)
 }
 
-/// Replaces the variables of every document; what has no value is a problem, where Flux would leave an empty text.
+/// Replaces the variables of a document; what has no value is a problem, where Flux would leave an empty text.
 fn substitute(
     component: &str,
     folder: &str,
-    text: &str,
-    variables: &BTreeMap<String, String>,
+    document: &str,
+    variables: &Variables,
     problems: &mut Vec<Problem>,
 ) -> String {
-    let variables = Variables::of(variables.clone());
-    let mut documents = Vec::new();
-    for document in text.split("\n---\n") {
-        // Most have none.
-        if !document.contains("${") {
-            documents.push(document.to_owned());
-            continue;
-        }
-        // Before variables are replaced, a document is YAML all the same: they are plain text.
-        let object: Option<DynamicObject> =
-            yaml::from_str::<Value>(document, folder).ok().and_then(|value| serde_json::from_value(value).ok());
-        let marked = |object: &DynamicObject| {
-            let marks = [&object.metadata.annotations, &object.metadata.labels];
-            marks.into_iter().flatten().any(|all| all.get(SUBSTITUTE).is_some_and(|value| value == "disabled"))
-        };
-        if object.as_ref().is_some_and(marked) {
-            documents.push(document.to_owned());
-            continue;
-        }
-        let named = object.as_ref().map(reference);
-        match variables.replace(document, &named.as_ref().map_or_else(|| folder.to_owned(), ToString::to_string)) {
-            Ok(replaced) => documents.push(replaced),
-            Err(error) => {
-                let mut found = String::new();
-                let remedy = match &error {
-                    environment::Error::Malformed { found: text, .. } => {
-                        found.clone_from(text);
-                        "write $${ for a ${ that is to stay".to_owned()
-                    }
-                    environment::Error::Undefined { name, .. } => {
-                        found = format!("${{{name}");
-                        format!(
-                            "set components.{component}.spec.postBuild.substitute.{name}, or give it a default: ${{{name}:=default}}"
-                        )
-                    }
-                    _ => String::new(),
-                };
-                let message = format!("component {component}: {error}");
-                problems.push(match named {
-                    Some(named) => Problem::object(folder, &named, found, message, remedy),
-                    None => Problem::file(folder, None, message, remedy),
-                });
-            }
+    // Before variables are replaced, a document is YAML all the same: they are plain text.
+    let object: Option<DynamicObject> =
+        yaml::from_str::<Value>(document, folder).ok().and_then(|value| serde_json::from_value(value).ok());
+    let marked = |object: &DynamicObject| {
+        let marks = [&object.metadata.annotations, &object.metadata.labels];
+        marks.into_iter().flatten().any(|all| all.get(SUBSTITUTE).is_some_and(|value| value == "disabled"))
+    };
+    if object.as_ref().is_some_and(marked) {
+        return document.to_owned();
+    }
+    let named = object.as_ref().map(reference);
+    match variables.replace(document, &named.as_ref().map_or_else(|| folder.to_owned(), ToString::to_string)) {
+        Ok(replaced) => replaced,
+        Err(error) => {
+            let mut found = String::new();
+            let remedy = match &error {
+                environment::Error::Malformed { found: text, .. } => {
+                    found.clone_from(text);
+                    "write $${ for a ${ that is to stay".to_owned()
+                }
+                environment::Error::Undefined { name, .. } => {
+                    found = format!("${{{name}");
+                    format!(
+                        "set components.{component}.spec.postBuild.substitute.{name}, or give it a default: ${{{name}:=default}}"
+                    )
+                }
+                _ => String::new(),
+            };
+            let message = format!("component {component}: {error}");
+            problems.push(match named {
+                Some(named) => Problem::object(folder, &named, found, message, remedy),
+                None => Problem::file(folder, None, message, remedy),
+            });
+            // What is wrong is told; nothing is made of the rest.
+            String::new()
         }
     }
-    documents.join("\n---\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::k8s;
 
     fn given() -> Vec<DynamicObject> {
         k8s::parse(
@@ -314,13 +306,13 @@ mod tests {
             format!("apiVersion: v1\ndata:\n  x: ${{A:=d}}${{N}}\nkind: ConfigMap\nmetadata:\n{more}  name: {name}\n")
         };
         let marked = object("b", "  annotations:\n    kustomize.toolkit.fluxcd.io/substitute: disabled\n");
-        let text = [object("a", ""), marked].join("---\n");
         let mut problems = Vec::new();
-        let all = BTreeMap::from([("N".to_owned(), "1".to_owned())]);
-        let replaced = substitute("x", "f", &text, &all, &mut problems);
+        let all = Variables::of([("N", "1")]);
+        let replaced = substitute("x", "f", &object("a", ""), &all, &mut problems);
+        assert!(replaced.contains("x: d1\n"), "{replaced}");
+        assert_eq!(substitute("x", "f", &marked, &all, &mut problems), marked);
         assert!(problems.is_empty(), "{problems:?}");
-        assert!(replaced.contains("x: d1\n") && replaced.contains("x: ${A:=d}${N}\n"), "{replaced}");
-        substitute("x", "f", &text, &BTreeMap::new(), &mut problems);
+        substitute("x", "f", &object("a", ""), &Variables::default(), &mut problems);
         assert_eq!(problems[0].message, "component x: ConfigMap a: variable N is not defined");
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use serde_json::Value;
 
-use super::component::{Cache, Kitchen};
+use super::cache::Cache;
+use super::component::Kitchen;
 use super::order::order;
 use super::{By, Part, Plan, Problem, Target};
 use crate::environment::{Backend, Publication, Result, Tools, Variant, lacks, nearest};
@@ -21,9 +22,7 @@ const INSTALLED: [&str; 2] = ["registry", "flux-system"];
 /// Makes the plan of a publication. What is wrong with single components is collected; what keeps the chart from being
 /// rendered is an error.
 pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'_>, cache: &Cache) -> Result<Plan> {
-    let folder = flux::temporary()?;
-    publication.source.write_to(folder.path())?;
-    let kitchen = Kitchen::new(tools.kubectl, folder.path(), &publication.source, cache);
+    let kitchen = Kitchen::new(tools.kubectl, &publication.source, cache);
     let (bootstrap, management, release) = futures::join!(
         publication.components(tools, "bootstrap"),
         publication.components(tools, "management"),

@@ -6,9 +6,10 @@
 //!                   └─ Kustomizations: build, substitute ─┘
 //! ```
 //!
-//! Nothing is written anywhere: a plan is made from the publication that `bootstrap` and `publish` deploy, and its digest
+//! Nothing is written anywhere but to a cache: a plan is made from the publication that `bootstrap` and `publish` deploy, and its digest
 //! is that of the publication.
 
+mod cache;
 mod component;
 mod compose;
 mod diff;
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 use crate::k8s::DynamicObject;
 
-pub use component::Cache;
+pub use cache::Cache;
 pub use compose::compose;
 pub use diff::{Change, Difference, against};
 pub use mask::Mask;

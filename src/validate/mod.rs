@@ -10,13 +10,14 @@
 mod images;
 mod keys;
 mod locate;
+mod memory;
 mod server;
 
 use serde::Serialize;
 
 use crate::bundle::Bundle;
 use crate::clock::Stopwatch;
-use crate::environment::{self, Environment, Publication, Tools, ValueFile, Variables};
+use crate::environment::{self, Environment, Overrides, Publication, Tools, ValueFile, Variables};
 use crate::failure::Failure;
 use crate::flux;
 use crate::git::Repository;
@@ -75,6 +76,8 @@ pub struct Validator<'a> {
     pub bundle: Option<(&'a Bundle, Tools<'a>)>,
     /// The variables that the environment's files may use.
     pub variables: &'a Variables,
+    /// Settings that are given otherwise than in bootstrap.toml.
+    pub overrides: &'a Overrides,
     /// What environments have in common is built once.
     pub cache: &'a plan::Cache,
 }
@@ -95,7 +98,7 @@ impl Validator<'_> {
 
     async fn stages(&self, name: &str, server: Option<&Server>, checked: &mut Checked) -> Result<(), Failure> {
         let root = self.repository.root();
-        let environment = Environment::find(root, name)?;
+        let environment = Environment::find(root, name)?.overridden(self.overrides)?;
         let own = environment.variables(self.variables.clone())?;
         let unknown = environment.unknown_secrets(&own)?;
         if !unknown.is_empty() {
@@ -264,9 +267,9 @@ mod tests {
 
     #[test]
     fn places_are_taken_out_of_messages() {
-        let found = of_failure(&Failure::usage("bootstrap.toml:3: unknown key x").hint("a").hint("b"));
-        assert_eq!(found.to_string(), "bootstrap.toml:3: unknown key x");
-        assert_eq!((found.at.as_str(), found.remedy.as_str()), ("bootstrap.toml:3", "a; b"));
+        let found = of_failure(&Failure::usage("bootstrap.toml:3:1: unknown key x").hint("a").hint("b"));
+        assert_eq!(found.to_string(), "bootstrap.toml:3:1: unknown key x");
+        assert_eq!((found.at.as_str(), found.remedy.as_str()), ("bootstrap.toml:3:1", "a; b"));
         let found = of_failure(&Failure::usage("environment local: no"));
         assert_eq!((found.at.as_str(), found.message.as_str()), ("", "environment local: no"));
     }

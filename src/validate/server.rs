@@ -1,6 +1,7 @@
 //! A real API server looks at every object: schema, defaults, admission, names.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,6 +9,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use super::memory::{Known, Memory};
 use crate::backend::{Local, LocalSpec};
 use crate::clock::Deadline;
 use crate::event::Events;
@@ -28,6 +30,10 @@ const PARALLEL: usize = 16;
 #[derive(Debug)]
 pub struct Server {
     local: Local,
+    /// The folder with what was said before.
+    memory: PathBuf,
+    /// What tells the server's program from others.
+    program: String,
     events: Events,
     cancel: CancellationToken,
     running: OnceCell<Running>,
@@ -52,9 +58,9 @@ pub struct Answer {
 }
 
 impl Server {
-    /// A server made by the local backend.
-    pub fn new(local: Local, events: Events, cancel: CancellationToken) -> Self {
-        Self { local, events, cancel, running: OnceCell::new() }
+    /// A server made by the local backend. What it says is remembered in a folder, for servers of the same `program`.
+    pub fn new(local: Local, memory: PathBuf, program: String, events: Events, cancel: CancellationToken) -> Self {
+        Self { local, memory, program, events, cancel, running: OnceCell::new() }
     }
 
     /// The cluster: the one that an earlier call left running, or a new one.
@@ -84,38 +90,57 @@ impl Server {
 
     /// Has every object of a plan applied as a dry run.
     pub async fn ask(&self, plan: &Plan, mask: &Mask) -> Result<Answer> {
-        let cluster = self.cluster().await?;
         let deadline = Deadline::after(LIMIT);
-        let mut seen = BTreeSet::new();
+        let mut texts = BTreeSet::new();
         let mut objects: Vec<(&str, &DynamicObject)> = Vec::new();
+        let mut asked_about = Vec::new();
         for part in &plan.parts {
             for object in &part.objects {
                 // Both clusters get most objects.
                 let text = serde_json::to_string(object).map_err(Failure::from_error)?;
-                if seen.insert(text) {
+                if texts.insert(text.clone()) {
                     objects.push((&part.folder, object));
+                    asked_about.push(text);
                 }
             }
         }
         let [namespaces, kinds, _] = apply_order(objects.iter().map(|(_, object)| (*object).clone()).collect());
         let real: Vec<DynamicObject> = namespaces.into_iter().chain(kinds.into_iter().map(own_kind)).collect();
+        let memory = Memory::open(&self.memory, &plan.environment, &self.program, &real);
         let mut answer = Answer::default();
-        answer.problems.extend(self.make(cluster, &objects, real, deadline).await?);
-        if !answer.problems.is_empty() {
-            return Ok(answer);
+        // Without anything new, no server is needed.
+        let new = asked_about.iter().any(|text| memory.recall(text).is_none());
+        if new {
+            answer.problems.extend(self.make(self.cluster().await?, &objects, real, deadline).await?);
+            if !answer.problems.is_empty() {
+                return Ok(answer);
+            }
         }
-        let asked: Vec<_> = futures::stream::iter(objects.iter())
-            .map(|(folder, object)| look(cluster, folder, object, plan.complete, mask))
+        let verdict = async |folder: &str, object: &DynamicObject, text: &str| match memory.recall(text) {
+            Some(Known::Accepted) => Ok(Verdict::Accepted),
+            Some(Known::Unknown(note)) => Ok(Verdict::Unknown(note.clone())),
+            None => look(self.cluster().await?, folder, object, plan.complete, mask).await,
+        };
+        let asked: Vec<_> = futures::stream::iter(objects.iter().zip(&asked_about))
+            .map(|((folder, object), text)| verdict(folder, object, text))
             .buffered(PARALLEL)
             .collect()
             .await;
-        for verdict in asked {
+        let mut known = Vec::new();
+        for (verdict, text) in asked.into_iter().zip(&asked_about) {
             match verdict? {
-                Verdict::Accepted => answer.accepted += 1,
+                Verdict::Accepted => {
+                    answer.accepted += 1;
+                    known.push((text.as_str(), Known::Accepted));
+                }
                 Verdict::Refused(problem) => answer.problems.push(problem),
-                Verdict::Unknown(note) => answer.notes.push(note),
+                Verdict::Unknown(note) => {
+                    known.push((text.as_str(), Known::Unknown(note.clone())));
+                    answer.notes.push(note);
+                }
             }
         }
+        memory.keep(known);
         answer.notes.sort();
         answer.notes.dedup();
         Ok(answer)

@@ -1,5 +1,7 @@
 //! YAML, read as kubectl reads it: the only module that knows which library does it.
 
+#[cfg(test)]
+mod fuzz;
 mod spots;
 
 use std::path::Path;

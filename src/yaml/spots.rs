@@ -57,6 +57,12 @@ impl Spots {
         }
     }
 
+    /// All places.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = &Spot> {
+        self.0.values()
+    }
+
     /// Where a path stands, or where the longest part of it does that the document has.
     pub fn nearest(&self, path: &[&str]) -> Option<Spot> {
         (0..=path.len()).rev().find_map(|length| self.exact(&path[..length]))

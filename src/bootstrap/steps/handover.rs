@@ -46,7 +46,8 @@ impl Step<Story> for Move {
             scope.remember(MACHINES, &capi::summary(source).await?.machines)?;
         }
         scope.effect("suspend", fence(source, true)).await?;
-        match Pivot::new(source, target, &story.run.id.0, scope).run().await {
+        let options = capi::Options { fence: story.environment.settings().fence, ..capi::Options::default() };
+        match Pivot::new(source, target, &story.run.id.0, scope).with(options).run().await {
             Ok(report) => {
                 let phases: Vec<String> = report
                     .phases
