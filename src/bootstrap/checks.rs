@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{MANAGEMENT, Story, access};
 use crate::backend::{Backend, CLUSTER_LABEL};
 use crate::docker::{Container, Docker};
-use crate::environment::Machines;
+use crate::environment::{Machines, Management};
 use crate::failure::{Failure, Kind, Result};
 use crate::fsx;
 use crate::node::{self, State};
@@ -45,17 +45,20 @@ pub struct Check {
     pub remediation: String,
 }
 
-/// Names of all checks, in order.
-pub const NAMES: [&str; 7] = ["bundle", "environment", "disk", "inotify", "docker", "ports", "leftovers"];
+/// Names of the checks of a bootstrap, in order.
+const BOOTSTRAP: [&str; 8] = ["bundle", "environment", "source", "disk", "inotify", "docker", "ports", "leftovers"];
+/// Names of the checks before an existing cluster is given anything.
+const EXISTING: [&str; 4] = ["bundle", "environment", "source", "cluster"];
 
 /// Runs every check that is not skipped.
 pub async fn run(story: &Story) -> Result<Vec<Check>> {
     let skipped = &story.subject.skip_checks;
-    if let Some(unknown) = skipped.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(Failure::usage(format!("there is no preflight check {unknown} (known: {})", NAMES.join(", "))));
+    let names: &[&'static str] = if story.applies() { &EXISTING } else { &BOOTSTRAP };
+    if let Some(unknown) = skipped.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(Failure::usage(format!("there is no preflight check {unknown} (known: {})", names.join(", "))));
     }
     let mut checks = Vec::new();
-    for name in NAMES {
+    for &name in names {
         if skipped.iter().any(|skip| skip == name) {
             checks.push(Check { name, outcome: Outcome::Skipped, remediation: String::new() });
             continue;
@@ -63,6 +66,8 @@ pub async fn run(story: &Story) -> Result<Vec<Check>> {
         let found = match name {
             "bundle" => bundle(story).await,
             "environment" => environment(story).await,
+            "source" => story.check_source().await,
+            "cluster" => cluster(story).await,
             "disk" => disk(story),
             "inotify" => inotify(if story.docker().is_some() { INOTIFY_NODES } else { INOTIFY }),
             "docker" => docker(story).await,
@@ -120,6 +125,18 @@ async fn environment(story: &Story) -> Result<String> {
     // The digest is that of `cluster-init plan`.
     let (tag, version) = (publication.revision.tag(), publication.chart.version());
     Ok(format!("revision {tag}, chart {version}, {}", publication.digest()))
+}
+
+/// The existing cluster answers, and is nobody else's.
+async fn cluster(story: &Story) -> Result<String> {
+    let environment = story.environment.name();
+    let cluster = &story.bootstrap().await?.cluster;
+    cluster.api_ready().await.map_err(|state| {
+        Failure::preflight(format!("the existing cluster does not answer: {state}"))
+            .hint("is it the right kubeconfig? kubectl --kubeconfig FILE get nodes")
+    })?;
+    Management::may_take(cluster, environment).await?;
+    Ok("answers, and nobody else's".into())
 }
 
 fn disk(story: &Story) -> Result<String> {

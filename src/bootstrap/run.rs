@@ -7,6 +7,8 @@
 //! HOME/runs/ENV/RUN/management.kubeconfig  once the management cluster answers
 //! HOME/runs/ENV/RUN/support/               after a failure
 //! ```
+//!
+//! `apply` has the same below `HOME/applies`; its runs are never taken up, for each looks at the cluster anew.
 
 use std::fs::File;
 use std::io::Write;
@@ -38,6 +40,21 @@ pub struct Subject {
     /// What makes the bootstrap cluster, when not what the environment's settings say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
+    /// The existing cluster that gets the chart; without it one is made, and makes the management cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl Subject {
+    /// The command that goes on with a run of it.
+    pub fn again(&self) -> String {
+        match &self.kubeconfig {
+            Some(kubeconfig) => {
+                format!("cluster-init apply {} --kubeconfig {}", self.environment, kubeconfig.display())
+            }
+            None => format!("cluster-init resume {}", self.environment),
+        }
+    }
 }
 
 /// One execution of the story, begun or taken up.
@@ -83,13 +100,20 @@ const KUBECONFIG: &str = "management.kubeconfig";
 impl Run {
     /// Takes up the environment's last run when it did not reach its goal, else begins a new one.
     pub fn open(home: &Home, subject: &Subject) -> Result<Self> {
-        let folder = home.runs().join(&subject.environment);
+        let (root, what) = match subject.kubeconfig {
+            Some(_) => (home.applies(), "an application"),
+            None => (home.runs(), "a bootstrap"),
+        };
+        let folder = root.join(&subject.environment);
         fsx::create_private_dir(&folder)?;
         let lock = fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
-            Failure::preflight(format!("a bootstrap of {} is already running (pid {pid})", subject.environment))
+            Failure::preflight(format!("{what} of {} is already running (pid {pid})", subject.environment))
                 .hint(format!("wait for it, or stop it: kill -INT {pid}"))
         })?;
-        let unfinished = last(home, &subject.environment)?.filter(|past| !past.finished);
+        let unfinished = match subject.kubeconfig {
+            Some(_) => None,
+            None => last(home, &subject.environment)?.filter(|past| !past.finished),
+        };
         let resumed = unfinished.is_some();
         let id = unfinished.map_or_else(RunId::fresh, |past| past.id());
         let folder = folder.join(&id.0);
@@ -186,6 +210,7 @@ mod tests {
             keep: true,
             skip_checks: Vec::new(),
             backend: None,
+            kubeconfig: None,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::clock::human;
 use crate::environment::Backend;
 use crate::failure::{Failure, Kind, Result};
 use crate::node::Home;
+use crate::saga::Outcome;
 use crate::ui;
 
 /// Options of `bootstrap`.
@@ -58,6 +59,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         keep: args.keep,
         skip_checks: args.skip_check,
         backend: backend.transpose()?,
+        kubeconfig: None,
     };
     let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
@@ -110,6 +112,17 @@ async fn signal() {
     }
 }
 
+/// What each step took.
+pub fn times(ended: &Ended) -> String {
+    let time = |ms: u64| human(Duration::from_millis(ms));
+    let row = |step: &Outcome| {
+        vec![step.step.to_string(), if step.already { "already done".into() } else { time(step.elapsed_ms) }]
+    };
+    let mut rows: Vec<Vec<String>> = ended.steps.iter().map(row).collect();
+    rows.push(vec!["in all".into(), time(ended.elapsed_ms)]);
+    table(&["STEP", "TIME"], &rows)
+}
+
 /// What a person does next; programs have read the events.
 fn report(environment: &str, ended: &Ended, printer: Printer) -> Result<()> {
     if printer.format() == Format::Json {
@@ -118,16 +131,7 @@ fn report(environment: &str, ended: &Ended, printer: Printer) -> Result<()> {
     if ended.already {
         ui::narrate(&format!("{environment} manages itself already (run {}); nothing to do", ended.run));
     } else {
-        let time = |ms: u64| human(Duration::from_millis(ms));
-        let mut rows: Vec<Vec<String>> = ended
-            .steps
-            .iter()
-            .map(|step| {
-                vec![step.step.to_string(), if step.already { "already done".into() } else { time(step.elapsed_ms) }]
-            })
-            .collect();
-        rows.push(vec!["in all".into(), time(ended.elapsed_ms)]);
-        ui::narrate(&format!("\n{}\n", table(&["STEP", "TIME"], &rows)));
+        ui::narrate(&format!("\n{}\n", times(ended)));
         ui::narrate(&format!("{environment} manages itself now. Try:"));
     }
     ui::narrate(&format!("  cluster-init status {environment}"));

@@ -13,6 +13,7 @@ mod publication;
 mod publish;
 mod secret;
 mod settings;
+mod source;
 mod variables;
 
 pub use catalog::{Environment, FOLDER, ValueFile};
@@ -22,5 +23,6 @@ pub use error::{Error, Result, nearest};
 pub use management::{MANAGEMENT_CLUSTER, Management, Reached};
 pub use publication::{Publication, Tools, Variant};
 pub use secret::Secret;
-pub use settings::{Backend, Machines, SETTINGS, Settings, Source};
+pub use settings::{Backend, GitSettings, Machines, SETTINGS, Settings, Source};
+pub use source::GitSource;
 pub use variables::Variables;

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::nearest;
 use super::{Error, Result};
-use crate::fsx;
+use crate::{fsx, git};
 
 /// The file's name, in the repository's root.
 pub const SETTINGS: &str = "bootstrap.toml";
@@ -40,6 +40,21 @@ pub enum Machines {
 pub enum Source {
     /// As an artifact in the registry of each cluster.
     Oci,
+    /// From a Git server that every cluster reaches.
+    Git,
+}
+
+/// Where a Git source is, as far as the settings say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GitSettings {
+    /// The URL; without it that of the remote `origin`.
+    pub url: Option<String>,
+    /// The branch; without it the one that is checked out.
+    pub branch: Option<String>,
+    /// Whether the management cluster follows the branch once it manages itself.
+    pub follow: bool,
+    /// The file with the server's certificate authority, from the repository's root.
+    pub ca_file: Option<String>,
 }
 
 /// The settings of one environment.
@@ -51,6 +66,8 @@ pub struct Settings {
     pub machines: Machines,
     /// How the commit reaches the clusters.
     pub source: Source,
+    /// Where it is, when the source is Git.
+    pub git: GitSettings,
     /// How long the whole bootstrap may take.
     pub deadline: Duration,
     /// How long nothing may change before the run counts as hanging.
@@ -65,6 +82,7 @@ impl Default for Settings {
             backend: Backend::Local,
             machines: Machines::Any,
             source: Source::Oci,
+            git: GitSettings::default(),
             deadline: Duration::from_mins(45),
             no_progress: Duration::from_mins(10),
             publish: vec![crate::flux::COMPONENTS.into()],
@@ -72,15 +90,31 @@ impl Default for Settings {
     }
 }
 
-const KEYS: [&str; 6] = ["backend", "machines", "source", "deadline", "no_progress", "publish"];
+const KEYS: [&str; 10] = [
+    "backend",
+    "machines",
+    "source",
+    "git_url",
+    "git_branch",
+    "git_follow",
+    "git_ca_file",
+    "deadline",
+    "no_progress",
+    "publish",
+];
 /// The backends by their names.
 const BACKENDS: [(&str, Backend); 2] = [("local", Backend::Local), ("kind", Backend::Kind)];
 /// What machines may be, by their names.
 const MACHINES: [(&str, Machines); 2] = [("any", Machines::Any), ("docker", Machines::Docker)];
 
+/// The sources by their names.
+const SOURCES: [(&str, Source); 2] = [("oci", Source::Oci), ("git", Source::Git)];
+
 /// A file that is being read.
 struct File<'a> {
     name: &'a str,
+    /// The folder that paths in it begin at.
+    root: &'a Path,
     text: &'a str,
 }
 
@@ -120,6 +154,47 @@ impl File<'_> {
         })
     }
 
+    fn switch(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<bool> {
+        let found = value.get_ref().as_bool();
+        found.ok_or_else(|| self.wrong(Some(value.span().start), format!("{key} is neither true nor false")))
+    }
+
+    /// A URL that clusters can read, without credentials: these come from variables.
+    fn url(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String> {
+        let text = self.text(key, value)?;
+        let wrong = |said: &str| Err(self.wrong(Some(value.span().start), format!("{key}: {said}")));
+        let Some(rest) = text.strip_prefix("https://") else {
+            return wrong(&format!("{text:?} does not begin with https://"));
+        };
+        if rest.split('/').next().unwrap_or_default().contains('@') {
+            return wrong("it holds credentials: take them out, and set GITLAB_USER and GITLAB_TOKEN");
+        }
+        if text.chars().any(|c| c.is_whitespace() || c == '#' || c == '$') || text.parse::<http::Uri>().is_err() {
+            return wrong(&format!("{text:?} is no URL"));
+        }
+        Ok(text)
+    }
+
+    fn branch(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String> {
+        let text = self.text(key, value)?;
+        if !git::is_branch(&text) {
+            return Err(self.wrong(Some(value.span().start), format!("{key}: {text:?} is no name of a branch")));
+        }
+        Ok(text)
+    }
+
+    fn certificates(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<String> {
+        let text = self.text(key, value)?;
+        let wrong = |said: String| Err(self.wrong(Some(value.span().start), format!("{key}: {said}")));
+        match fsx::read_text_if_present(&self.root.join(&text))? {
+            None => wrong(format!("there is no file {text}")),
+            Some(content) if !content.contains("-----BEGIN CERTIFICATE-----") => {
+                wrong(format!("{text} holds no certificate in PEM"))
+            }
+            Some(_) => Ok(text),
+        }
+    }
+
     fn duration(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Duration> {
         let text = self.text(key, value)?;
         let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
@@ -140,7 +215,11 @@ impl File<'_> {
             match key.get_ref().as_ref() {
                 "backend" => settings.backend = self.choice("backend", value, &BACKENDS)?,
                 "machines" => settings.machines = self.choice("machines", value, &MACHINES)?,
-                "source" => settings.source = self.choice("source", value, &[("oci", Source::Oci)])?,
+                "source" => settings.source = self.choice("source", value, &SOURCES)?,
+                "git_url" => settings.git.url = Some(self.url("git_url", value)?),
+                "git_branch" => settings.git.branch = Some(self.branch("git_branch", value)?),
+                "git_follow" => settings.git.follow = self.switch("git_follow", value)?,
+                "git_ca_file" => settings.git.ca_file = Some(self.certificates("git_ca_file", value)?),
                 "deadline" => settings.deadline = self.duration("deadline", value)?,
                 "no_progress" => settings.no_progress = self.duration("no_progress", value)?,
                 "publish" => settings.publish = self.list("publish", value)?,
@@ -187,7 +266,7 @@ impl Settings {
     /// Reads the settings of all environments of a repository; without a file the defaults hold.
     pub(super) fn read_all(root: &Path, environments: &[String]) -> Result<BTreeMap<String, Self>> {
         let text = fsx::read_text_if_present(&root.join(SETTINGS))?.unwrap_or_default();
-        File { name: SETTINGS, text: &text }.parse(environments)
+        File { name: SETTINGS, root, text: &text }.parse(environments)
     }
 }
 
@@ -196,7 +275,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<BTreeMap<String, Settings>> {
-        File { name: SETTINGS, text }.parse(&["local".into(), "rke2-capd".into()])
+        File { name: SETTINGS, root: Path::new("/nonexistent"), text }.parse(&["local".into(), "rke2-capd".into()])
     }
 
     #[test]
@@ -216,8 +295,20 @@ mod tests {
             ("[defaults]\n\ndedline = '1m'\n", "bootstrap.toml:3: unknown key dedline (did you mean deadline?)"),
             (
                 "[defaults]\nzzz = 1\n",
-                "bootstrap.toml:2: unknown key zzz (known: backend, machines, source, deadline, no_progress, publish)",
+                "bootstrap.toml:2: unknown key zzz (known: backend, machines, source, git_url, git_branch, git_follow, git_ca_file, deadline, no_progress, publish)",
             ),
+            ("[defaults]\nsource = 'svn'\n", "bootstrap.toml:2: source: unknown value \"svn\": use oci or git"),
+            (
+                "[defaults]\ngit_url = 'git@git.example.org:a/b.git'\n",
+                "bootstrap.toml:2: git_url: \"git@git.example.org:a/b.git\" does not begin with https://",
+            ),
+            (
+                "[defaults]\ngit_url = 'https://me:hunter2@git.example.org/a'\n",
+                "bootstrap.toml:2: git_url: it holds credentials: take them out, and set GITLAB_USER and GITLAB_TOKEN",
+            ),
+            ("[defaults]\ngit_url = 'https://a b'\n", "bootstrap.toml:2: git_url: \"https://a b\" is no URL"),
+            ("[defaults]\ngit_follow = 'yes'\n", "bootstrap.toml:2: git_follow is neither true nor false"),
+            ("[defaults]\ngit_ca_file = 'ca.pem'\n", "bootstrap.toml:2: git_ca_file: there is no file ca.pem"),
             ("[default]\n", "bootstrap.toml:1: unknown table default (did you mean defaults?)"),
             ("[environments.locl]\n", "bootstrap.toml:1: unknown environment locl (did you mean local?)"),
             (
