@@ -9,12 +9,15 @@
     reason = "told to whoever reads the test's output"
 )]
 
+mod apply;
 mod arena;
 mod bad_input;
 mod bundle;
 mod cli;
 mod content;
 mod docker;
+mod git;
+mod git_server;
 mod kill_matrix;
 mod local;
 mod pivot;
