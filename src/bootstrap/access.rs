@@ -39,11 +39,18 @@ pub fn backend(settings: &environment::Settings, home: &Home, bundle: &std::path
     }
 }
 
-/// The registry of the bootstrap cluster.
-pub async fn bootstrap_registry(story: &Story) -> Result<Reached> {
+/// The registry of the first cluster; `None` where clusters read Git.
+pub async fn bootstrap_registry(story: &Story) -> Result<Option<Reached>> {
+    if story.publication().await?.configuration.git.is_some() {
+        return Ok(None);
+    }
+    let cluster = &story.bootstrap().await?.cluster;
+    if let Some(kubeconfig) = &story.subject.kubeconfig {
+        return Management::reach(&story.home, cluster, kubeconfig).await.map(Some);
+    }
     match story.backend.proxy_url(&name(story.environment.name()))? {
-        Some(proxy) => Reached::through_proxy(&proxy),
-        None => Reached::through_api(&story.bootstrap().await?.cluster).await,
+        Some(proxy) => Reached::through_proxy(&proxy).map(Some),
+        None => Reached::through_api(cluster).await.map(Some),
     }
 }
 
@@ -54,8 +61,11 @@ pub fn management_node(home: &Home) -> Result<Option<Node>> {
         .find(|node| node.config().cluster == MANAGEMENT && node.config().role == Role::ControlPlane))
 }
 
-/// The registry of the management cluster.
-pub async fn management_registry(story: &Story) -> Result<Reached> {
+/// The registry of the management cluster; `None` where clusters read Git.
+pub async fn management_registry(story: &Story) -> Result<Option<Reached>> {
+    if story.publication().await?.configuration.git.is_some() {
+        return Ok(None);
+    }
     let cluster = &story.management().await?.cluster;
-    Management::reach(&story.home, cluster, &story.run.kubeconfig()).await
+    Management::reach(&story.home, cluster, &story.run.kubeconfig()).await.map(Some)
 }

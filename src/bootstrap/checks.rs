@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{MANAGEMENT, Story, access};
 use crate::backend::{Backend, CLUSTER_LABEL};
 use crate::docker::{Container, Docker};
-use crate::environment::{CHECKS, Machines};
+use crate::environment::{CHECKS, Machines, Management};
 use crate::failure::{Failure, Kind, Result};
 use crate::fsx;
 use crate::node::{self, State};
@@ -49,7 +49,7 @@ pub struct Check {
 pub async fn run(story: &Story) -> Result<Vec<Check>> {
     let skipped = &story.environment.settings().skip_checks;
     let mut checks = Vec::new();
-    for name in CHECKS {
+    for name in CHECKS.into_iter().filter(|name| concerns(name, story.applies())) {
         if skipped.iter().any(|skip| skip == name) {
             checks.push(Check { name, outcome: Outcome::Skipped, remediation: String::new() });
             continue;
@@ -57,6 +57,8 @@ pub async fn run(story: &Story) -> Result<Vec<Check>> {
         let found = match name {
             "bundle" => bundle(story).await,
             "environment" => environment(story).await,
+            "source" => story.check_source().await,
+            "cluster" => cluster(story).await,
             "disk" => disk(story),
             "inotify" => inotify(if story.docker().is_some() { INOTIFY_NODES } else { INOTIFY }),
             "docker" => docker(story).await,
@@ -75,6 +77,15 @@ pub async fn run(story: &Story) -> Result<Vec<Check>> {
         }
     }
     Ok(checks)
+}
+
+/// Whether a check is one of a bootstrap, or of an existing cluster.
+fn concerns(name: &str, existing: bool) -> bool {
+    match name {
+        "bundle" | "environment" | "source" => true,
+        "cluster" => existing,
+        _ => !existing,
+    }
 }
 
 /// The failure that a refused check is.
@@ -114,6 +125,18 @@ async fn environment(story: &Story) -> Result<String> {
     // The digest is that of `cluster-init plan`.
     let (tag, version) = (publication.revision.tag(), publication.chart.version());
     Ok(format!("revision {tag}, chart {version}, {}", publication.digest()))
+}
+
+/// The existing cluster answers, and is nobody else's.
+async fn cluster(story: &Story) -> Result<String> {
+    let environment = story.environment.name();
+    let cluster = &story.bootstrap().await?.cluster;
+    cluster.api_ready().await.map_err(|state| {
+        Failure::preflight(format!("the existing cluster does not answer: {state}"))
+            .hint("is it the right kubeconfig? kubectl --kubeconfig FILE get nodes")
+    })?;
+    Management::may_take(cluster, environment).await?;
+    Ok("answers, and nobody else's".into())
 }
 
 fn disk(story: &Story) -> Result<String> {

@@ -7,14 +7,14 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{self, EventLog, Run, Subject};
-use super::{Story, status, steps, support};
+use super::{Story, application, status, steps, support};
 use crate::clock::Stopwatch;
 use crate::environment::{Environment, Overrides};
 use crate::event::{Events, Sink, What};
 use crate::failure::{Failure, Kind, Result};
 use crate::git::Repository;
 use crate::node::Home;
-use crate::saga::{Engine, Outcome};
+use crate::saga::{Engine, Outcome, Step};
 
 /// How a bootstrap is started.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct Ended {
     pub run: String,
     /// Whether there was nothing to do.
     pub already: bool,
-    /// The management cluster's kubeconfig.
+    /// The kubeconfig of the management cluster, or of the one that existed.
     pub kubeconfig: PathBuf,
     /// Milliseconds taken by this execution.
     pub elapsed_ms: u64,
@@ -55,7 +55,7 @@ pub async fn bootstrap(
     cancel: &CancellationToken,
 ) -> Result<Ended> {
     let repository = Repository::discover(&options.subject.repository)?;
-    let mut subject = options.subject;
+    let mut subject = options.subject.clone();
     let environment = Environment::find(repository.root(), &subject.environment)?.overridden(&subject.overrides)?;
     let name = environment.name().to_owned();
     subject.environment = environment.reference();
@@ -63,14 +63,42 @@ pub async fn bootstrap(
     if let Some(done) = already(&options.home, &name, &subject).await? {
         return Ok(done);
     }
-    let run = Run::open(&options.home, &name, &subject)?;
+    let options = Options { subject, ..options };
+    tell(options, repository, environment, &steps(), events, cancel).await
+}
+
+/// Gives an environment to the cluster of the subject's kubeconfig, without bootstrap cluster and pivot.
+pub async fn apply(
+    options: Options,
+    events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
+    cancel: &CancellationToken,
+) -> Result<Ended> {
+    let repository = Repository::discover(&options.subject.repository)?;
+    let mut subject = options.subject.clone();
+    let environment = Environment::find(repository.root(), &subject.environment)?.overridden(&subject.overrides)?;
+    subject.environment = environment.reference();
+    let options = Options { subject, ..options };
+    tell(options, repository, environment, &application(), events, cancel).await
+}
+
+/// Runs the steps of a story, and explains a failure.
+async fn tell(
+    options: Options,
+    repository: Repository,
+    environment: Environment,
+    steps: &[Box<dyn Step<Story>>],
+    events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
+    cancel: &CancellationToken,
+) -> Result<Ended> {
+    let name = environment.name().to_owned();
+    let run = Run::open(&options.home, &name, &options.subject)?;
     let watch = Stopwatch::start();
     let log = Arc::new(EventLog::of(&run.folder)?);
     let events = events(vec![log as Arc<dyn Sink>]);
     events.send(What::RunStarted { environment: name.clone(), run: run.id.0.clone(), resumed: run.resumed });
     let engine = Engine::new(run.journal.clone(), events.clone(), cancel.clone());
-    let story = Story::new(subject, options.home, run, environment, repository, options.bundle, events.clone());
-    let result = engine.run(&steps(), &story).await;
+    let story = Story::new(options.subject, options.home, run, environment, repository, options.bundle, events.clone());
+    let result = engine.run(steps, &story).await;
     let elapsed_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
     events.send(What::RunEnded { ok: result.is_ok(), elapsed_ms });
     match result {
@@ -79,7 +107,7 @@ pub async fn bootstrap(
             reference: story.subject.environment.clone(),
             run: story.run.id.0.clone(),
             already: false,
-            kubeconfig: story.run.kubeconfig(),
+            kubeconfig: story.subject.kubeconfig.clone().unwrap_or_else(|| story.run.kubeconfig()),
             elapsed_ms,
             steps,
         }),
@@ -147,8 +175,7 @@ async fn already(home: &Home, environment: &str, subject: &Subject) -> Result<Op
 
 /// Adds to a failure what was collected and how to go on.
 async fn explain(story: &Story, failure: Failure) -> Failure {
-    let environment = story.environment.name();
-    let resume = format!("go on: cluster-init resume {environment}");
+    let resume = format!("go on: {}", story.subject.again());
     match failure.kind {
         // Nothing has been made, or the user knows why it stopped.
         Kind::Usage | Kind::Preflight => return failure,

@@ -5,6 +5,12 @@
 //!           ► management-flux ► pivot ► self-management ► teardown
 //! ```
 //!
+//! `cluster-init apply` tells a short one with the same steps, on a cluster that exists:
+//!
+//! ```text
+//! preflight ► source ► flux ► environment ► release ► components
+//! ```
+//!
 //! Each step derives from the live state whether it is done, so that a run that was killed anywhere goes on where it was.
 
 mod access;
@@ -17,8 +23,8 @@ mod story;
 mod support;
 
 pub use checks::{Check, Outcome};
-pub use execute::{Ended, Options, bootstrap, resume};
+pub use execute::{Ended, Options, apply, bootstrap, resume};
 pub use run::{Past, Subject, last, unfinished};
 pub use status::{Component, Status, management, status};
-pub use steps::steps;
+pub use steps::{application, steps};
 pub use story::{MANAGEMENT, NAMESPACE, Story};

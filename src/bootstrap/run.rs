@@ -7,6 +7,8 @@
 //! HOME/runs/ENV/RUN/management.kubeconfig  once the management cluster answers
 //! HOME/runs/ENV/RUN/support/               after a failure
 //! ```
+//!
+//! `apply` has the same below `HOME/applies`; its runs are never taken up, for each looks at the cluster anew.
 
 use std::fs::File;
 use std::io::Write;
@@ -36,6 +38,21 @@ pub struct Subject {
     /// Settings that are given otherwise than in bootstrap.toml.
     #[serde(default)]
     pub overrides: Overrides,
+    /// The existing cluster that gets the chart; without it one is made, and makes the management cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl Subject {
+    /// The command that goes on with a run of it.
+    pub fn again(&self) -> String {
+        match &self.kubeconfig {
+            Some(kubeconfig) => {
+                format!("cluster-init apply {} --kubeconfig {}", self.environment, kubeconfig.display())
+            }
+            None => format!("cluster-init resume {}", self.environment),
+        }
+    }
 }
 
 /// One execution of the story, begun or taken up.
@@ -81,13 +98,20 @@ const KUBECONFIG: &str = "management.kubeconfig";
 impl Run {
     /// Takes up the environment's last run when it did not reach its goal, else begins a new one.
     pub fn open(home: &Home, environment: &str, subject: &Subject) -> Result<Self> {
-        let folder = home.runs().join(environment);
+        let (root, what) = match subject.kubeconfig {
+            Some(_) => (home.applies(), "an application"),
+            None => (home.runs(), "a bootstrap"),
+        };
+        let folder = root.join(environment);
         fsx::create_private_dir(&folder)?;
         let lock = fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
-            Failure::preflight(format!("a bootstrap of {} is already running (pid {pid})", environment))
+            Failure::preflight(format!("{what} of {environment} is already running (pid {pid})"))
                 .hint(format!("wait for it, or stop it: kill -INT {pid}"))
         })?;
-        let unfinished = last(home, environment)?.filter(|past| !past.finished);
+        let unfinished = match subject.kubeconfig {
+            Some(_) => None,
+            None => last(home, environment)?.filter(|past| !past.finished),
+        };
         let resumed = unfinished.is_some();
         let id = unfinished.map_or_else(RunId::fresh, |past| past.id());
         let folder = folder.join(&id.0);
@@ -183,6 +207,7 @@ mod tests {
             dirty: false,
             keep: true,
             overrides: Overrides::default(),
+            kubeconfig: None,
         }
     }
 

@@ -118,7 +118,7 @@ async fn components(cluster: &Cluster) -> Result<Vec<Component>> {
             components.push(Component {
                 name,
                 ready: state.is_ready(),
-                revision: revision.split('@').next().unwrap_or_default().to_owned(),
+                revision: flux::revision_name(&revision).to_owned(),
                 state: brief(if state.is_ready() { said } else { state.state() }),
             });
         }

@@ -13,7 +13,7 @@ use crate::bundle::Bundle;
 use crate::capi::{self, Phase};
 use crate::clock::Deadline;
 use crate::docker::Docker;
-use crate::environment::{self, Environment, Machines, Publication, Tools, Variables};
+use crate::environment::{self, Environment, Machines, Publication, Tools, Variables, Variant};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::flux::{self, Hastener};
@@ -159,17 +159,36 @@ impl Story {
             .await
     }
 
+    /// Whether the chart goes to a cluster that exists, and there is no bootstrap cluster.
+    pub fn applies(&self) -> bool {
+        self.subject.kubeconfig.is_some()
+    }
+
+    /// The variant of the release that the first cluster gets.
+    pub fn variant(&self) -> Variant {
+        if self.applies() { Variant::Management } else { Variant::Bootstrap }
+    }
+
+    /// What clusters fetch, looked for where they will look for it.
+    pub async fn check_source(&self) -> Result<String> {
+        self.publication().await?.check_source(&self.repository, false).await
+    }
+
     /// The bootstrap cluster as its backend sees it.
     pub async fn made(&self) -> Result<Option<Made>> {
         self.backend.find(&access::name(self.environment.name())).await
     }
 
-    /// The bootstrap cluster; an error when there is none.
+    /// The first cluster: the bootstrap cluster, or the one that exists; an error when there is none.
     pub async fn bootstrap(&self) -> Result<&Side> {
         self.bootstrap
             .get_or_try_init(async || {
-                let made = self.made().await?.ok_or_else(|| Failure::failed("there is no bootstrap cluster"))?;
-                let cluster = Cluster::connect("bootstrap", &made.kubeconfig).await?;
+                let cluster = if let Some(kubeconfig) = &self.subject.kubeconfig {
+                    Cluster::connect("existing", kubeconfig).await?
+                } else {
+                    let made = self.made().await?.ok_or_else(|| Failure::failed("there is no bootstrap cluster"))?;
+                    Cluster::connect("bootstrap", &made.kubeconfig).await?
+                };
                 Ok(Side::of(cluster, &self.events, self.remote.subscribe()))
             })
             .await
@@ -179,6 +198,10 @@ impl Story {
     pub async fn find_management(&self) -> Result<Option<&Side>> {
         if let Some(side) = self.management.get() {
             return Ok(Some(side));
+        }
+        // An existing cluster may have made others, but hands nothing over.
+        if self.applies() {
+            return Ok(None);
         }
         let path = self.run.kubeconfig();
         if fsx::read_text_if_present(&path)?.is_none() {
@@ -222,6 +245,9 @@ impl Story {
 
     /// Whether the pivot has begun: Flux on the bootstrap cluster is held, so what it deployed must not be waited for.
     pub async fn fenced(&self) -> Result<bool> {
+        if self.applies() {
+            return Ok(false);
+        }
         if self.moved().await? {
             return Ok(true);
         }

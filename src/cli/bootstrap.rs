@@ -11,6 +11,7 @@ use crate::bootstrap::{self, Ended, Options, Subject};
 use crate::clock::human;
 use crate::failure::{Failure, Kind, Result};
 use crate::node::Home;
+use crate::saga::Outcome;
 use crate::ui;
 
 /// Options of `bootstrap`.
@@ -58,7 +59,8 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     if !args.skip_check.is_empty() {
         overrides = overrides.with("--skip-check", "skip_checks", &args.skip_check.join(","))?;
     }
-    let subject = Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, overrides };
+    let subject =
+        Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, overrides, kubeconfig: None };
     let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
     let ended = bootstrap::bootstrap(Options { home, bundle, subject }, &events, &cancel).await?;
@@ -111,6 +113,17 @@ async fn signal() {
     }
 }
 
+/// What each step took.
+pub fn times(ended: &Ended) -> String {
+    let time = |ms: u64| human(Duration::from_millis(ms));
+    let row = |step: &Outcome| {
+        vec![step.step.to_string(), if step.already { "already done".into() } else { time(step.elapsed_ms) }]
+    };
+    let mut rows: Vec<Vec<String>> = ended.steps.iter().map(row).collect();
+    rows.push(vec!["in all".into(), time(ended.elapsed_ms)]);
+    table(&["STEP", "TIME"], &rows)
+}
+
 /// What a person does next; programs have read the events.
 fn report(ended: &Ended, printer: Printer) -> Result<()> {
     let environment = &ended.environment;
@@ -120,16 +133,7 @@ fn report(ended: &Ended, printer: Printer) -> Result<()> {
     if ended.already {
         ui::narrate(&format!("{environment} manages itself already (run {}); nothing to do", ended.run));
     } else {
-        let time = |ms: u64| human(Duration::from_millis(ms));
-        let mut rows: Vec<Vec<String>> = ended
-            .steps
-            .iter()
-            .map(|step| {
-                vec![step.step.to_string(), if step.already { "already done".into() } else { time(step.elapsed_ms) }]
-            })
-            .collect();
-        rows.push(vec!["in all".into(), time(ended.elapsed_ms)]);
-        ui::narrate(&format!("\n{}\n", table(&["STEP", "TIME"], &rows)));
+        ui::narrate(&format!("\n{}\n", times(ended)));
         ui::narrate(&format!("{environment} manages itself now. Try:"));
     }
     ui::narrate(&format!("  cluster-init status {environment}"));

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, narration to standard error.
 
+mod apply;
 mod bootstrap;
 mod bundle;
 mod generate;
@@ -70,6 +71,8 @@ enum Command {
     Bootstrap(bootstrap::Args),
     /// Go on with a bootstrap that was interrupted or has failed.
     Resume(bootstrap::ResumeArgs),
+    /// Give an environment to a cluster that exists, without bootstrap cluster and pivot.
+    Apply(apply::Args),
     /// Show what every cluster would be given, and change nothing.
     Plan(plan::Args),
     /// Look for everything that is wrong with an environment, or with all, and change nothing.
@@ -160,6 +163,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bootstrap(args) => bootstrap::run(args, &cli.global, printer).await,
         Command::Resume(args) => bootstrap::resume(args, &cli.global, printer).await,
+        Command::Apply(args) => apply::run(args, &cli.global, printer).await,
         Command::Plan(args) => plan::run(args, &cli.global, printer).await,
         Command::Validate(args) => validate::run(args, &cli.global, printer).await,
         Command::Vendor(args) => vendor::run(&args, &cli.global, printer),

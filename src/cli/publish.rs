@@ -64,6 +64,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let variables = environment.variables(Variables::from_process())?;
     let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, args.dirty).await?;
     publication.check(tools).await?;
+    publication.check_source(&repository, true).await?;
     let management = {
         let (_, _, kubeconfig) = bootstrap::management(&home, environment.name()).await?;
         Management::find(&home, environment.name(), &kubeconfig).await?

@@ -3,16 +3,17 @@
 use serde_json::Value;
 
 use super::{Error, Result};
-use crate::flux::{Missing, kustomize};
+use crate::flux::{self, Missing, kustomize};
 use crate::git::Tree;
 
 /// Checks that the path of every rendered Kustomization that is served from the source artifact exists in it, and that
 /// nothing that it is built from is missing.
 pub(super) fn paths(rendered: &[Value], source: &Tree, missing: &[Missing]) -> Result<()> {
     for object in rendered {
-        if object["kind"] != "Kustomization"
-            || object.pointer("/spec/sourceRef/kind") != Some(&Value::from("OCIRepository"))
-        {
+        let from = &object["spec"]["sourceRef"];
+        // A Git repository of this name is this one; others are a component's own.
+        let ours = from["kind"] == "OCIRepository" || from["name"] == flux::source().name;
+        if object["kind"] != "Kustomization" || !ours {
             continue;
         }
         let component = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();

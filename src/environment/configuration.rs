@@ -7,19 +7,19 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Error, Result, Secret, Variables};
+use super::{Error, GitSource, Result, Secret, Variables};
 use crate::flux::RELEASE_NAMESPACE;
 use crate::k8s::{DynamicObject, ObjectRef, reference};
 use crate::yaml;
 
 /// The ConfigMap with open values.
 pub const VALUES: &str = "management-cluster-values";
-/// The Secret with secret values and the credentials for Git.
+/// The Secret with secret values and the credentials for Git; a GitRepository refers to it, too, and reads its own keys.
 pub(super) const SECRETS: &str = "management-cluster-secrets";
 /// The Secret with the credentials of the infrastructure.
 pub(super) const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
 /// The Secret from which the management cluster's copies of the three are made.
-const COPY: &str = "management-cluster-copy";
+pub(super) const COPY: &str = "management-cluster-copy";
 
 /// What an environment gives the chart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Configuration {
     pub password: Secret,
     /// Credentials of the infrastructure, as values.
     pub infra_secrets: Secret,
+    /// Where the clusters fetch the commit, when the source is Git.
+    pub git: Option<GitSource>,
 }
 
 impl Configuration {
@@ -107,7 +109,8 @@ impl Configuration {
     /// A digest of everything: when it changes, the release must be looked at again.
     pub fn digest(&self) -> String {
         let mut all = Sha256::new();
-        for text in self.layers().into_iter().chain([self.username.expose(), self.password.expose()]) {
+        let git = self.git.iter().flat_map(|git| [git.url.as_str(), &git.branch, &git.ca]);
+        for text in self.layers().into_iter().chain([self.username.expose(), self.password.expose()]).chain(git) {
             all.update((text.len() as u64).to_be_bytes());
             all.update(text);
         }
@@ -118,8 +121,21 @@ impl Configuration {
         })
     }
 
-    /// The ConfigMap and the Secrets for one revision.
-    pub fn objects(&self, commit: &str, chart_version: &str) -> Vec<DynamicObject> {
+    /// Where a Git source is, and what of it is deployed: empty for other sources.
+    pub(super) fn git_variables(&self, commit: &str, follow: bool) -> [(&'static str, String); 2] {
+        let (url, reference) =
+            self.git.as_ref().map(|git| (git.url.clone(), git.reference(commit, follow))).unwrap_or_default();
+        [("GIT_URL", url), ("GIT_REF", reference)]
+    }
+
+    /// The certificates that a Git server is told by.
+    fn git_ca(&self) -> &str {
+        self.git.as_ref().map_or("", |git| &git.ca)
+    }
+
+    /// The ConfigMap and the Secrets for one revision; with `follow` a Git source's branch instead of it.
+    pub fn objects(&self, commit: &str, chart_version: &str, follow: bool) -> Vec<DynamicObject> {
+        let [(_, git_url), (_, git_ref)] = self.git_variables(commit, follow);
         let values = json!({
             "base_values": self.base_values,
             "values": self.values,
@@ -127,11 +143,14 @@ impl Configuration {
             "CURRENT_COMMIT": commit,
             "CHART_VERSION": chart_version,
             "VALUES_DIGEST": self.digest(),
+            "GIT_URL": git_url,
+            "GIT_REF": git_ref,
         });
         let secrets = json!({
             "secrets": encode(&self.secrets),
             "username": encode(&self.username),
             "password": encode(&self.password),
+            "ca.crt": STANDARD.encode(self.git_ca()),
         });
         vec![
             // The label makes kustomize-controller react at once; see kustomize-components/management-cluster-configs.
@@ -145,6 +164,7 @@ impl Configuration {
     /// key, each a JSON string.
     pub fn copy(&self, commit: &str, chart_version: &str) -> DynamicObject {
         let digest = self.digest();
+        let [(_, git_url), (_, git_ref)] = self.git_variables(commit, false);
         let variables = [
             ("BASE_VALUES_JSON", self.base_values.as_str()),
             ("VALUES_JSON", &self.values),
@@ -152,6 +172,9 @@ impl Configuration {
             ("CURRENT_COMMIT_JSON", commit),
             ("CHART_VERSION_JSON", chart_version),
             ("VALUES_DIGEST_JSON", &digest),
+            ("GIT_URL_JSON", &git_url),
+            ("GIT_REF_JSON", &git_ref),
+            ("GIT_CA_JSON", self.git_ca()),
             ("SECRETS_JSON", self.secrets.expose()),
             ("USERNAME_JSON", self.username.expose()),
             ("PASSWORD_JSON", self.password.expose()),
@@ -251,7 +274,7 @@ mod tests {
         assert!(configuration.is_err(), "a quote in a value breaks the YAML around it, and is found");
         let configuration = Configuration::read("local", rendered("a: 1\n", "b: 1"), &variables()).unwrap();
         assert_eq!(configuration.password.expose(), "a\"b: ,c");
-        let objects = configuration.objects("1234567", "0.1.0-g1234567");
+        let objects = configuration.objects("1234567", "0.1.0-g1234567", false);
         let named: Vec<String> = objects.iter().map(|o| reference(o).to_string()).collect();
         assert_eq!(
             named,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use http::Uri;
 
+use super::configuration::COPY;
 use super::{Configuration, VALUES};
 use crate::failure::{Failure, Result};
 use crate::flux::{REGISTRY, RELEASE_NAMESPACE};
@@ -68,6 +69,24 @@ impl Management {
             Some(node) => Reached::through_proxy(&node.proxy_url("cluster-init")?),
             None => Reached::through_api(cluster).await,
         }
+    }
+
+    /// Refuses a cluster that another environment has been given to, and one whose objects are on their way to another cluster.
+    pub async fn may_take(cluster: &Cluster, environment: &str) -> Result<()> {
+        let values = ObjectRef::namespaced("v1", "ConfigMap", RELEASE_NAMESPACE, VALUES);
+        let found = cluster.get(&values).await?;
+        if let Some(owner) =
+            found.as_ref().and_then(Configuration::environment_of).filter(|owner| *owner != environment)
+        {
+            return Err(Failure::refused(format!("the existing cluster is that of environment {owner}"))
+                .hint(format!("cluster-init apply {owner} --kubeconfig FILE, or name another cluster")));
+        }
+        let copy = ObjectRef::namespaced("v1", "Secret", RELEASE_NAMESPACE, COPY);
+        if cluster.get(&copy).await?.is_some() {
+            return Err(Failure::refused("the existing cluster is the bootstrap cluster of a run that has not ended")
+                .hint(format!("cluster-init resume {environment}, or name another cluster")));
+        }
+        Ok(())
     }
 
     async fn belongs_to(&self, environment: &str) -> Result<()> {

@@ -15,6 +15,7 @@ mod publish;
 mod reference;
 mod secret;
 mod settings;
+mod source;
 mod toml_file;
 mod variables;
 
@@ -27,5 +28,6 @@ pub use overrides::Overrides;
 pub use publication::{Publication, Tools, Variant};
 pub use reference::generated;
 pub use secret::Secret;
-pub use settings::{Backend, CHECKS, Machines, SETTINGS, Settings, Source, names as settings_names};
+pub use settings::{Backend, CHECKS, GitSettings, Machines, SETTINGS, Settings, Source, names as settings_names};
+pub use source::GitSource;
 pub use variables::Variables;

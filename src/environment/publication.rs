@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::check;
-use super::{Configuration, Environment, Error, FOLDER, Result, SETTINGS, Variables};
+use super::{Configuration, Environment, FOLDER, GitSource, Result, SETTINGS, Source, Variables};
+use crate::failure;
 use crate::flux::{self, CHART, COMPONENTS, Chart, Missing, Package, RELEASE, Upstream};
 use crate::git::{Repository, Revision, Tree};
 use crate::k8s::{self, DynamicObject};
@@ -71,16 +72,21 @@ impl Publication {
         variables: &Variables,
         dirty: bool,
     ) -> Result<Self> {
-        let publish = &environment.settings().publish;
+        let settings = environment.settings();
+        let publish = &settings.publish;
+        let git = match settings.source {
+            Source::Oci => None,
+            Source::Git => Some(GitSource::find(&settings.git, repository)?),
+        };
         // Nothing else of the repository has a say in what is deployed.
         let mut folders: Vec<String> = [CHART, FOLDER, SETTINGS].map(str::to_owned).to_vec();
         folders.extend(publish.iter().cloned());
         folders.extend(environment.folder().map(str::to_owned));
         let (revision, tree) = repository.snapshot(&folders, dirty)?;
-        let chart = Chart::of(&tree, &revision)?;
+        let chart = Chart::of(&tree, &revision, git.is_some())?;
         let (source, missing) = flux::assemble_available(&tree.only(publish), upstream)?;
         let variables = variables.clone().with("CURRENT_COMMIT", revision.tag());
-        let configuration = environment.configure(tools.kubectl, &variables).await?;
+        let configuration = Configuration { git, ..environment.configure(tools.kubectl, &variables).await? };
         let (origin, created) = (repository.origin(), repository.head_time()?);
         Ok(Self { revision, source, missing, chart, configuration, origin, created })
     }
@@ -94,12 +100,38 @@ impl Publication {
         Ok(())
     }
 
+    /// Checks that clusters will find the revision where the source is a Git server, and says what was found. `deployed` is
+    /// whether they are past their hand-over, and may follow the branch.
+    pub async fn check_source(&self, repository: &Repository, deployed: bool) -> failure::Result<String> {
+        match &self.configuration.git {
+            None => Ok("the registry of each cluster".into()),
+            Some(git) => git.check(repository, &self.revision, &self.configuration, deployed).await,
+        }
+    }
+
+    /// The components that cluster-init installs itself, because nothing else can deploy them.
+    pub const fn installed(&self) -> &'static [&'static str] {
+        match self.configuration.git {
+            None => &["registry", "flux-system"],
+            Some(_) => &["flux-system"],
+        }
+    }
+
     /// What the chart renders in one phase: the sources and Kustomizations of all enabled components.
     pub async fn components(&self, tools: Tools<'_>, phase: &'static str) -> Result<Vec<Value>> {
         // JSON is YAML.
         let commit = serde_json::json!({"current_commit": self.revision.tag()}).to_string();
         let mut layers = self.configuration.layers().to_vec();
         layers.push(&commit);
+        let own;
+        if self.configuration.git.is_some() {
+            // The release's own values say where a Git source is.
+            let variant = if phase == "bootstrap" { Variant::Bootstrap } else { Variant::Management };
+            let objects = self.release(tools, variant).await?;
+            let release = objects.iter().find(|object| k8s::reference(object) == flux::release());
+            own = release.map(|release| release.data["spec"]["values"].to_string()).unwrap_or_default();
+            layers.push(&own);
+        }
         Ok(self.chart.render(tools.helm, phase, &layers).await?)
     }
 
@@ -116,15 +148,28 @@ impl Publication {
         format!("sha256:{}", digest_of(&parts))
     }
 
-    /// The artifacts to push.
+    /// The artifacts to push; none where the clusters read Git.
     pub fn packages(&self) -> Result<Vec<Package>> {
+        if self.configuration.git.is_some() {
+            return Ok(Vec::new());
+        }
         let source = Package::source(&self.source, &self.revision, &self.origin, self.created)?;
         Ok(vec![source, self.chart.package()?])
     }
 
     /// The ConfigMap and the Secrets that the release reads.
     pub fn objects(&self) -> Vec<DynamicObject> {
-        self.configuration.objects(&self.revision.tag(), self.chart.version())
+        self.configuration.objects(&self.revision.tag(), self.chart.version(), false)
+    }
+
+    /// The same after the hand-over: a cluster that manages itself follows the branch, if the environment says so.
+    pub fn settled(&self) -> Vec<DynamicObject> {
+        self.configuration.objects(&self.revision.tag(), self.chart.version(), self.follows())
+    }
+
+    /// Whether the branch is followed after the hand-over.
+    pub fn follows(&self) -> bool {
+        self.configuration.git.as_ref().is_some_and(|git| git.follow)
     }
 
     /// The Secret from which the bootstrap cluster's Flux makes the same objects on the management cluster.
@@ -132,28 +177,26 @@ impl Publication {
         self.configuration.copy(&self.revision.tag(), self.chart.version())
     }
 
-    /// The HelmRelease and its HelmRepository.
+    /// The HelmRelease and where its chart comes from.
     pub async fn release(&self, tools: Tools<'_>, variant: Variant) -> Result<Vec<DynamicObject>> {
-        let folder = format!("{COMPONENTS}/{RELEASE}/{}", variant.folder());
+        let git = if self.configuration.git.is_some() { "git/" } else { "" };
+        let variant = format!("{git}{}", variant.folder());
+        let folder = format!("{COMPONENTS}/{RELEASE}/{variant}");
         if !self.source.has_folder(&folder) {
             return Err(flux::Error::NoFolder { folder }.into());
         }
         let temporary = flux::temporary()?;
         self.source.below(COMPONENTS).below(RELEASE).write_to(temporary.path())?;
-        let text = flux::kustomize::build(tools.kubectl, &temporary.path().join(variant.folder())).await?;
-        let variables = Variables::of([
+        let text = flux::kustomize::build(tools.kubectl, &temporary.path().join(&variant)).await?;
+        let mut variables = Variables::of([
             ("CHART_VERSION", self.chart.version().to_owned()),
             ("VALUES_DIGEST", self.configuration.digest()),
         ]);
-        let mut objects = k8s::parse(&text, &folder)?;
-        for object in &mut objects {
-            let named = k8s::reference(object).to_string();
-            replace(&mut object.data, &variables, &named)?;
-            for value in object.metadata.annotations.iter_mut().flat_map(|all| all.values_mut()) {
-                *value = variables.replace(value, &named)?;
-            }
+        for (name, value) in self.configuration.git_variables(&self.revision.tag(), false) {
+            variables = variables.with(name, value);
         }
-        Ok(objects)
+        // In the text, as Flux does it: a variable may hold more than a text.
+        Ok(k8s::parse(&variables.replace(&text, &folder)?, &folder)?)
     }
 }
 
@@ -164,23 +207,4 @@ fn digest_of(parts: &[String]) -> String {
         tree.insert(index.to_string(), part.as_str());
     }
     tree.digest()
-}
-
-/// Replaces the variables of all texts in a value.
-fn replace(value: &mut Value, variables: &Variables, at: &str) -> Result<(), Error> {
-    match value {
-        Value::String(text) => *text = variables.replace(text, at)?,
-        Value::Array(items) => {
-            for item in items {
-                replace(item, variables, at)?;
-            }
-        }
-        Value::Object(fields) => {
-            for field in fields.values_mut() {
-                replace(field, variables, at)?;
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-    Ok(())
 }

@@ -25,11 +25,16 @@ impl Publication {
         for package in self.packages()? {
             package.push(&management.reached.registry).await?;
         }
-        for object in self.objects() {
+        for object in self.settled() {
             management.cluster.apply(&object).await?;
         }
-        // The same revision again changes nothing that Flux watches; a registry that was empty may be why it is published.
-        flux::nudge(&management.cluster, &flux::source()).await?;
+        // The same revision again changes nothing that Flux watches; a registry that was empty may be why it is published. A
+        // branch that is followed has just got a new commit.
+        let sources =
+            if self.configuration.git.is_some() { flux::git_sources().to_vec() } else { vec![flux::source()] };
+        for source in &sources {
+            flux::nudge(&management.cluster, source).await?;
+        }
         Ok(())
     }
 
@@ -97,11 +102,9 @@ async fn followed(cluster: &Cluster) -> crate::k8s::Result<Vec<DynamicObject>> {
 fn states(objects: &[DynamicObject], tag: &str, version: &str) -> Vec<(ObjectRef, Readiness)> {
     let state = |object: &DynamicObject| {
         let named = reference(object);
-        let source = object.data.pointer("/spec/sourceRef/name").and_then(serde_json::Value::as_str);
         let expected = match named.kind.as_str() {
             "HelmRelease" => Expected::Revision(version),
-            _ if source == Some(&flux::source().name) => Expected::Revision(tag),
-            _ => Expected::Any,
+            _ => flux::expected(object, tag),
         };
         (named, flux::readiness(object, expected))
     };

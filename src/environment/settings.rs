@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::nearest;
 use crate::capi::Fence;
+use crate::git;
 
 /// The file's name, in the repository's root.
 pub const SETTINGS: &str = "bootstrap.toml";
@@ -37,6 +38,21 @@ pub enum Machines {
 pub enum Source {
     /// As an artifact in the registry of each cluster.
     Oci,
+    /// From a Git server that every cluster reaches.
+    Git,
+}
+
+/// Where a Git source is, as far as the settings say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GitSettings {
+    /// The URL; without it that of the remote `origin`.
+    pub url: Option<String>,
+    /// The branch; without it the one that is checked out.
+    pub branch: Option<String>,
+    /// Whether the management cluster follows the branch once it manages itself.
+    pub follow: bool,
+    /// The file with the server's certificate authority, from the repository's root.
+    pub ca_file: Option<String>,
 }
 
 /// The settings of one environment.
@@ -48,6 +64,8 @@ pub struct Settings {
     pub machines: Machines,
     /// How the commit reaches the clusters.
     pub source: Source,
+    /// Where it is, when the source is Git.
+    pub git: GitSettings,
     /// How long the whole bootstrap may take.
     pub deadline: Duration,
     /// How long nothing may change before the run counts as hanging.
@@ -66,6 +84,7 @@ impl Default for Settings {
             backend: Backend::Local,
             machines: Machines::Any,
             source: Source::Oci,
+            git: GitSettings::default(),
             deadline: Duration::from_mins(45),
             no_progress: Duration::from_mins(10),
             publish: vec![crate::flux::COMPONENTS.into()],
@@ -75,15 +94,16 @@ impl Default for Settings {
     }
 }
 
-/// The preflight checks, in the order in which they are run.
-pub const CHECKS: [&str; 7] = ["bundle", "environment", "disk", "inotify", "docker", "ports", "leftovers"];
+/// The preflight checks, in the order in which they are run; `cluster` is one of `apply` only.
+pub const CHECKS: [&str; 9] =
+    ["bundle", "environment", "source", "cluster", "disk", "inotify", "docker", "ports", "leftovers"];
 
 /// The values of a key that has but a few, by their names.
 type Choices<T> = [(&'static str, T)];
 
 const BACKENDS: &Choices<Backend> = &[("local", Backend::Local), ("kind", Backend::Kind)];
 const MACHINES: &Choices<Machines> = &[("any", Machines::Any), ("docker", Machines::Docker)];
-const SOURCES: &Choices<Source> = &[("oci", Source::Oci)];
+const SOURCES: &Choices<Source> = &[("oci", Source::Oci), ("git", Source::Git)];
 const FENCES: &Choices<Fence> = &[("pause", Fence::Pause), ("stop", Fence::Stop)];
 
 /// A key of `bootstrap.toml`.
@@ -118,10 +138,38 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "source",
-        takes: "`oci`",
-        says: "How the commit reaches the clusters: as an artifact in the registry of each. The chart's value `source` says what it reads.",
+        takes: "`oci` or `git`",
+        says: "How the commit reaches the clusters: as an artifact in the registry of each, or from a Git server that all of them reach. With `oci` the chart's value `source` must say so, too.",
         get: |all| name(SOURCES, all.source),
         set: |all, value| value.choice(SOURCES).map(|source| all.source = source),
+    },
+    Key {
+        name: "git_url",
+        takes: "a URL of https",
+        says: "The Git server's repository, without credentials: these are the variables GITLAB_USER and GITLAB_TOKEN. Without it, that of the remote `origin`.",
+        get: |all| text(all.git.url.as_ref()),
+        set: |all, value| value.url().map(|url| all.git.url = url),
+    },
+    Key {
+        name: "git_branch",
+        takes: "a branch",
+        says: "The branch that holds the commit. Without it, the one that is checked out.",
+        get: |all| text(all.git.branch.as_ref()),
+        set: |all, value| value.branch().map(|branch| all.git.branch = branch),
+    },
+    Key {
+        name: "git_follow",
+        takes: "`true` or `false`",
+        says: "Whether the management cluster follows the branch once it manages itself.",
+        get: |all| all.git.follow.to_string(),
+        set: |all, value| value.switch().map(|follow| all.git.follow = follow),
+    },
+    Key {
+        name: "git_ca_file",
+        takes: "a file",
+        says: "Certificates of the Git server's private authority in PEM, from the repository's root.",
+        get: |all| text(all.git.ca_file.as_ref()),
+        set: |all, value| value.some().map(|file| all.git.ca_file = file),
     },
     Key {
         name: "publish",
@@ -153,7 +201,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "skip_checks",
-        takes: "a list of `bundle`, `environment`, `disk`, `inotify`, `docker`, `ports`, `leftovers`",
+        takes: "a list of `bundle`, `environment`, `source`, `cluster`, `disk`, `inotify`, `docker`, `ports`, `leftovers`",
         says: "Preflight checks that are left out.",
         get: |all| list(&all.skip_checks),
         set: |all, value| {
@@ -174,6 +222,8 @@ pub const KEYS: &[Key] = &[
 pub(super) enum Written {
     /// A text of TOML.
     Text(String),
+    /// A boolean of TOML.
+    Switch(bool),
     /// A list of TOML with texts only.
     List(Vec<String>),
     /// Anything else of TOML.
@@ -212,6 +262,44 @@ impl Written {
         }
     }
 
+    /// A text that may be left empty.
+    fn some(&self) -> Result<Option<String>, Wrong> {
+        Ok(Some(self.text()?.to_owned()).filter(|text| !text.is_empty()))
+    }
+
+    fn switch(&self) -> Result<bool, Wrong> {
+        match self {
+            Self::Switch(on) => Ok(*on),
+            Self::Plain(text) if text == "true" || text == "false" => Ok(text == "true"),
+            _ => Err(Wrong::kind("it is neither true nor false", "write true or false, without quotes")),
+        }
+    }
+
+    /// A URL that clusters can read, without credentials: these come from variables.
+    fn url(&self) -> Result<Option<String>, Wrong> {
+        let Some(text) = self.some()? else { return Ok(None) };
+        let Some(rest) = text.strip_prefix("https://") else {
+            let message = format!("{text:?} does not begin with https://");
+            return Err(Wrong::kind(&message, "write the URL that the clusters can read: https://HOST/PATH.git"));
+        };
+        if rest.split('/').next().unwrap_or_default().contains('@') {
+            return Err(Wrong::kind("it holds credentials", "take them out, and set GITLAB_USER and GITLAB_TOKEN"));
+        }
+        if text.chars().any(|c| c.is_whitespace() || c == '#' || c == '$') || text.parse::<http::Uri>().is_err() {
+            return Err(Wrong::kind(&format!("{text:?} is no URL"), "write https://HOST/PATH.git"));
+        }
+        Ok(Some(text))
+    }
+
+    fn branch(&self) -> Result<Option<String>, Wrong> {
+        match self.some()? {
+            Some(text) if !git::is_branch(&text) => {
+                Err(Wrong::kind(&format!("{text:?} is no name of a branch"), "git branch --list shows them"))
+            }
+            branch => Ok(branch),
+        }
+    }
+
     fn list(&self) -> Result<Vec<String>, Wrong> {
         match self {
             Self::List(items) => Ok(items.clone()),
@@ -241,6 +329,10 @@ impl Written {
 fn name<T: Copy + PartialEq>(choices: &Choices<T>, value: T) -> String {
     let found = choices.iter().find(|(_, choice)| *choice == value);
     format!("{:?}", found.map_or("", |(name, _)| name))
+}
+
+fn text(value: Option<&String>) -> String {
+    format!("{:?}", value.map_or("", String::as_str))
 }
 
 fn list(items: &[String]) -> String {

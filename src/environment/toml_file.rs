@@ -95,6 +95,9 @@ fn written(value: &DeValue<'_>) -> Written {
     if let Some(text) = value.as_str() {
         return Written::Text(text.to_owned());
     }
+    if let Some(on) = value.as_bool() {
+        return Written::Switch(on);
+    }
     let texts = |items: &toml::de::DeArray<'_>| {
         items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
     };
@@ -131,7 +134,7 @@ mod tests {
             (
                 "[defaults]\nzzz = 1\n",
                 "bootstrap.toml:2:1: unknown key zzz",
-                "known: backend, machines, source, publish, deadline, no_progress, fence, skip_checks",
+                "known: backend, machines, source, git_url, git_branch, git_follow, git_ca_file, publish, deadline, no_progress, fence, skip_checks",
             ),
             ("[default]\n", "bootstrap.toml:1:2: unknown table default", "did you mean defaults?"),
             ("[environments.locl]\n", "bootstrap.toml:1:15: unknown environment locl", "did you mean local?"),

@@ -59,14 +59,44 @@ pub async fn sing(
     }
     let source = ObjectRef::namespaced(SOURCE, "OCIRepository", NAMESPACE, NAME);
     let kustomization = ObjectRef::namespaced(KUSTOMIZATION, "Kustomization", NAMESPACE, NAME);
-    let heard = Wait::new(format!("Flux on the {} cluster to reconcile its canary", cluster.name()), deadline.left())
+    let what = format!("Flux on the {} cluster to reconcile its canary", cluster.name());
+    let heard = arrived(cluster, what, &[&source, &kustomization], TAG, deadline, cancel).await;
+    if heard.is_ok() {
+        // The Kustomization first: it takes its ConfigMap with it. A canary that did not sing stays, to be looked at.
+        cluster.delete(&kustomization, &DeleteParams::default()).await?;
+        cluster.delete(&source, &DeleteParams::default()).await?;
+    }
+    heard
+}
+
+/// Waits until Flux has fetched a revision for a source: the canary of a Git server.
+pub async fn fetched(
+    cluster: &Cluster,
+    source: &ObjectRef,
+    revision: &str,
+    deadline: Deadline,
+    cancel: &CancellationToken,
+) -> failure::Result<()> {
+    let what = format!("Flux on the {} cluster to fetch the commit", cluster.name());
+    arrived(cluster, what, &[source], revision, deadline, cancel).await
+}
+
+/// Waits until all of some objects are ready with a revision; the first that is not is the reason.
+async fn arrived(
+    cluster: &Cluster,
+    what: String,
+    objects: &[&ObjectRef],
+    revision: &str,
+    deadline: Deadline,
+    cancel: &CancellationToken,
+) -> failure::Result<()> {
+    Wait::new(what, deadline.left())
         .within(deadline, cancel)
         .every(Duration::from_millis(50))
         .until(async || {
-            // The first of the two that is not ready is the reason.
-            for object in [&source, &kustomization] {
+            for object in objects {
                 let state = match cluster.get(object).await {
-                    Ok(Some(found)) => match readiness(&found, Expected::Revision(TAG)) {
+                    Ok(Some(found)) => match readiness(&found, Expected::Revision(revision)) {
                         state if state.is_ready() => continue,
                         state => state.state().to_owned(),
                     },
@@ -78,11 +108,5 @@ pub async fn sing(
             }
             Ok(Look::Ready(()))
         })
-        .await;
-    if heard.is_ok() {
-        // The Kustomization first: it takes its ConfigMap with it. A canary that did not sing stays, to be looked at.
-        cluster.delete(&kustomization, &DeleteParams::default()).await?;
-        cluster.delete(&source, &DeleteParams::default()).await?;
-    }
-    heard
+        .await
 }

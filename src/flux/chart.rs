@@ -26,8 +26,9 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// Takes the chart out of a repository's files and gives it the revision's version.
-    pub fn of(tree: &Tree, revision: &Revision) -> Result<Self> {
+    /// Takes the chart out of a repository's files and gives it the revision's version, as it is published or, with `git`, as
+    /// source-controller makes it from a Git repository.
+    pub fn of(tree: &Tree, revision: &Revision, git: bool) -> Result<Self> {
         let file = format!("{CHART}/Chart.yaml");
         let fail = |reason: &str| Error::Chart { file: file.clone(), reason: reason.into() };
         let Some(original) = tree.get(&file) else {
@@ -38,7 +39,8 @@ impl Chart {
             return Err(fail("the name of the chart must be telco-cloud-init"));
         }
         let base = metadata["version"].as_str().ok_or_else(|| fail("version is missing, or no text"))?;
-        Ok(Self { tree: tree.below(CHART), version: revision.chart_version(base) })
+        let version = if git { revision.git_chart_version(base) } else { revision.chart_version(base) };
+        Ok(Self { tree: tree.below(CHART), version })
     }
 
     /// Its version.

@@ -18,7 +18,7 @@ mod ready;
 mod values;
 
 pub use assemble::{Missing, Upstream, assemble, assemble_available};
-pub use canary::{canary_package, sing};
+pub use canary::{canary_package, fetched, sing};
 pub use chart::{CHART, Chart};
 pub use control::{nudge, nudge_release, resume, suspend};
 pub use error::{Error, Result};
@@ -26,7 +26,7 @@ pub use hasten::Hastener;
 pub(crate) use hasten::inventory;
 pub use install::{Rendered, install, render, wait_available};
 pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY};
-pub use ready::{Expected, explain, readiness};
+pub use ready::{Expected, expected, explain, readiness, revision_name};
 pub use values::Defaults;
 
 /// The namespace of Flux's controllers.
@@ -55,9 +55,22 @@ pub fn kustomization(name: &str) -> ObjectRef {
     ObjectRef::namespaced(KUSTOMIZATION, "Kustomization", RELEASE_NAMESPACE, name)
 }
 
+/// The name of the source that serves the components of this repository: an OCIRepository or a GitRepository.
+const SOURCE_NAME: &str = "cluster-init";
+
 /// Names the OCIRepository that serves the components of this repository.
 pub fn source() -> ObjectRef {
-    ObjectRef::namespaced(SOURCE, "OCIRepository", RELEASE_NAMESPACE, "cluster-init")
+    ObjectRef::namespaced(SOURCE, "OCIRepository", RELEASE_NAMESPACE, SOURCE_NAME)
+}
+
+/// Names the sources of the chart and of the components that Git serves.
+pub fn git_sources() -> [ObjectRef; 2] {
+    [chart_repository(), ObjectRef::namespaced(SOURCE, "GitRepository", RELEASE_NAMESPACE, SOURCE_NAME)]
+}
+
+/// Names the GitRepository from which the chart is read, when the source is Git.
+pub fn chart_repository() -> ObjectRef {
+    ObjectRef::namespaced(SOURCE, "GitRepository", RELEASE_NAMESPACE, RELEASE)
 }
 
 /// Names the HelmRelease of the chart.

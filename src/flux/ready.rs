@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::SOURCE_NAME;
 use crate::k8s::{DynamicObject, Readiness, condition, readiness as general};
 
 /// Which revision must have arrived.
@@ -76,9 +77,25 @@ fn revision(object: &DynamicObject) -> Option<&str> {
     object.data.pointer(pointer)?.as_str()
 }
 
-/// Whether `has` ("tag@sha256:...", or a version) is the wanted revision.
+/// Whether `has` is the wanted revision or version. To a version Flux adds the generation of the chart's object ("+2", or ".2"
+/// where it has added the commit).
 fn matches(has: &str, wanted: &str) -> bool {
-    has == wanted || has.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('@') || rest.starts_with('+'))
+    revision_name(has) == wanted || has.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['+', '.']))
+}
+
+/// What a revision is called by people: the tag of "tag@sha256:...", the commit of "branch@sha1:...".
+pub fn revision_name(revision: &str) -> &str {
+    match revision.rsplit_once("sha1:") {
+        Some((_, commit)) => commit,
+        None => revision.split('@').next().unwrap_or(revision),
+    }
+}
+
+/// What a Kustomization of the release must be at: this revision where it is served from this repository; a component of another
+/// repository has revisions of its own.
+pub fn expected<'a>(kustomization: &DynamicObject, revision: &'a str) -> Expected<'a> {
+    let source = kustomization.data.pointer("/spec/sourceRef/name").and_then(Value::as_str);
+    if source == Some(SOURCE_NAME) { Expected::Revision(revision) } else { Expected::Any }
 }
 
 fn kind(object: &DynamicObject) -> &str {
@@ -87,8 +104,7 @@ fn kind(object: &DynamicObject) -> &str {
 
 /// A revision as a person tells it from another.
 fn short(revision: &str) -> String {
-    let name = revision.split('@').next().unwrap_or(revision);
-    name.chars().take(26).collect()
+    revision_name(revision).chars().take(26).collect()
 }
 
 /// What a chart, Helm or Flux says about a failure, without the trace of templates around it.

@@ -81,6 +81,7 @@ const VALUES: &[Key] = &[
             "REPOSITORY",
             &[
                 key("base_url", Kind::MaybeText, "The URL without the repository's name; instead of spec.url."),
+                key("shared", Kind::Switch, "One GitRepository for all components that are read from it."),
                 key("spec", Kind::MaybeFree, "The spec of the GitRepository; a template."),
                 key("auth", Kind::Keys(AUTH), "Credentials, in place of git_auth_default."),
             ],

@@ -40,6 +40,14 @@ pub enum Error {
         /// Where it leads.
         target: String,
     },
+    /// A server cannot be read.
+    #[error("{url} cannot be read: {reason}")]
+    Remote {
+        /// The repository's URL.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// Reading the repository failed.
     #[error("failed to {action} in {}: {reason}", folder.display())]
     Read {
@@ -83,6 +91,16 @@ impl From<Error> for Failure {
                 Self::usage(message).hint("commit the changes, or pass --dirty to deploy the working tree as it is")
             }
             Error::Bare { .. } | Error::Link { .. } => Self::usage(message),
+            Error::Remote { reason, .. } => {
+                let hint = if reason.contains("certificate") {
+                    "name the file with its certificate authority: git_ca_file in bootstrap.toml"
+                } else if reason.contains("the user") || reason.contains("a user") {
+                    "set GITLAB_USER and GITLAB_TOKEN, in the environment or in a file .env"
+                } else {
+                    "correct git_url in bootstrap.toml, or see why this host does not reach it: git ls-remote URL"
+                };
+                Self::preflight(message).hint(hint)
+            }
             Error::Read { .. } => Self::new(Kind::Failed, message),
             Error::File(error) => error.into(),
         }

@@ -18,6 +18,11 @@ pub struct Repository {
     root: PathBuf,
 }
 
+/// Whether a text can be the name of a branch.
+pub fn is_branch(name: &str) -> bool {
+    gix::validate::reference::name_partial(name.into()).is_ok()
+}
+
 impl Repository {
     /// Finds the repository that a folder is in.
     pub fn discover(folder: &Path) -> Result<Self> {
@@ -57,14 +62,51 @@ impl Repository {
 
     /// The URL of the remote `origin` without credentials; without a remote the name of the root folder.
     pub fn origin(&self) -> String {
-        let remote = self.inner.find_remote("origin").ok();
-        let url = remote.as_ref().and_then(|remote| remote.url(gix::remote::Direction::Fetch)).map(|url| {
-            let mut url = url.clone();
-            url.set_user(None);
-            url.set_password(None);
-            url.to_bstring().to_string()
-        });
+        let url = self.url_of("origin");
         url.unwrap_or_else(|| self.root.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
+    /// The URL of a remote without credentials.
+    fn url_of(&self, remote: &str) -> Option<String> {
+        let remote = self.inner.find_remote(remote).ok()?;
+        let mut url = remote.url(gix::remote::Direction::Fetch)?.clone();
+        url.set_user(None);
+        url.set_password(None);
+        Some(url.to_bstring().to_string())
+    }
+
+    /// The branch that is checked out; `None` when it is a commit.
+    pub fn branch(&self) -> Result<Option<String>> {
+        let name = self.inner.head_name().map_err(self.read("read which branch is checked out"))?;
+        Ok(name.map(|name| name.shorten().to_string()))
+    }
+
+    /// The name of a remote with this URL.
+    pub fn remote_of(&self, url: &str) -> Option<String> {
+        let plain = |url: &str| url.trim_end_matches('/').trim_end_matches(".git").to_owned();
+        let names = self.inner.remote_names();
+        names
+            .iter()
+            .map(ToString::to_string)
+            .find(|name| self.url_of(name).is_some_and(|has| plain(&has) == plain(url)))
+    }
+
+    /// Whether a commit is another one, or comes before it; `None` when the other one is not in this clone.
+    pub fn is_part_of(&self, commit: &CommitId, tip: &CommitId) -> Result<Option<bool>> {
+        let action = "compare commits";
+        let id = |id: &CommitId| gix::ObjectId::from_hex(id.as_str().as_bytes()).map_err(self.read(action));
+        let (commit, tip) = (id(commit)?, id(tip)?);
+        if commit == tip {
+            return Ok(Some(true));
+        }
+        if !self.inner.has_object(tip) {
+            return Ok(None);
+        }
+        let base = self.inner.merge_base(commit, tip);
+        match base {
+            Ok(base) => Ok(Some(base.is_some_and(|base| base.detach() == commit))),
+            Err(error) => Err(self.read(action)(error)),
+        }
     }
 
     /// Paths in the given folders that differ from the commit, or that are neither committed nor ignored.
@@ -215,6 +257,27 @@ mod tests {
         assert_eq!(Repository::discover(folder.path()).unwrap().origin(), named);
         git(folder.path(), &["remote", "add", "origin", "https://me:glpat-X@git.example.com/a/b.git"]).await;
         assert_eq!(Repository::discover(folder.path()).unwrap().origin(), "https://git.example.com/a/b.git");
+    }
+
+    #[tokio::test]
+    async fn a_branch_holds_the_commits_before_its_tip() {
+        let folder = repository().await;
+        let root = folder.path();
+        let repository = Repository::discover(root).unwrap();
+        assert_eq!(repository.branch().unwrap().as_deref(), Some("main"));
+        let first = repository.head().unwrap();
+        git(root, &["commit", "-q", "--allow-empty", "-m", "second"]).await;
+        let second = repository.head().unwrap();
+        assert_eq!(repository.is_part_of(&first, &second).unwrap(), Some(true));
+        assert_eq!(repository.is_part_of(&second, &first).unwrap(), Some(false));
+        let elsewhere = CommitId::new("0123456789abcdef0123456789abcdef01234567");
+        assert_eq!(repository.is_part_of(&second, &elsewhere).unwrap(), None);
+        git(root, &["remote", "add", "work", "https://me@git.example.com/a/b.git"]).await;
+        git(root, &["checkout", "-q", "--detach"]).await;
+        let repository = Repository::discover(root).unwrap();
+        assert_eq!(repository.branch().unwrap(), None);
+        assert_eq!(repository.remote_of("https://git.example.com/a/b").as_deref(), Some("work"));
+        assert_eq!(repository.remote_of("https://git.example.com/a/c.git"), None);
     }
 
     #[tokio::test]

@@ -16,6 +16,11 @@ impl CommitId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What a person tells it from others by.
+    pub fn short(&self) -> &str {
+        short(&self.0)
+    }
 }
 
 impl fmt::Display for CommitId {
@@ -53,6 +58,14 @@ impl Revision {
         }
     }
 
+    /// The version that source-controller gives a chart of this commit of a Git repository; it adds a number of its own.
+    pub fn git_chart_version(&self, base: &str) -> String {
+        match self {
+            Self::Commit(id) => format!("{base}+{}", id.short()),
+            Self::Dirty(_) => self.chart_version(base),
+        }
+    }
+
     /// The chart's version: its base version with this revision as pre-release. The letter keeps digits from being read as a
     /// number, which must not begin with a zero.
     pub fn chart_version(&self, base: &str) -> String {
@@ -85,6 +98,7 @@ mod tests {
         let commit = Revision::Commit(CommitId::new("0123456789abcdef0123456789abcdef01234567"));
         assert_eq!(commit.tag(), "0123456789abcdef0123456789abcdef01234567");
         assert_eq!(commit.chart_version("0.1.0"), "0.1.0-g0123456789ab");
+        assert_eq!(commit.git_chart_version("0.1.0"), "0.1.0+0123456789ab");
         let dirty = Revision::Dirty("fedcba98765432100000".into());
         assert_eq!(dirty.tag(), "dirty-fedcba987654");
         assert_eq!(dirty.chart_version("0.1.0"), "0.1.0-dirty-fedcba987654");

@@ -67,6 +67,11 @@ impl Home {
         self.root.join("runs")
     }
 
+    /// Folders of what was done to existing clusters.
+    pub fn applies(&self) -> PathBuf {
+        self.root.join("applies")
+    }
+
     /// Unpacked image layers by digest, shared by all nodes.
     pub fn unpacked(&self) -> PathBuf {
         self.root.join("cache").join("unpacked")

@@ -16,9 +16,6 @@ use crate::k8s::DynamicObject;
 /// How many folders are built at once.
 const PARALLEL: usize = 4;
 
-/// The components that cluster-init installs itself, because nothing else can deploy them.
-const INSTALLED: [&str; 2] = ["registry", "flux-system"];
-
 /// Makes the plan of a publication. What is wrong with single components is collected; what keeps the chart from being
 /// rendered is an error.
 pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'_>, cache: &Cache) -> Result<Plan> {
@@ -31,10 +28,10 @@ pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'
     // Of several failures always the same one is told.
     let (bootstrap, management, release) = (bootstrap?, management?, release?);
     let mut given = publication.objects();
-    let values = given.clone();
+    let values = publication.settled();
     given.push(publication.copy());
     let mut composer = Composer { publication, kitchen: &kitchen, parts: Vec::new(), problems: Vec::new() };
-    for name in INSTALLED {
+    for name in publication.installed() {
         composer.installed(name).await;
     }
     composer.part(Target::Bootstrap, By::ClusterInit, "environment", given.clone());

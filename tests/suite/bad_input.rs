@@ -14,7 +14,7 @@ use cluster_init::validate::Validator;
 use futures::StreamExt;
 use serde::Deserialize;
 
-use crate::support::{Home, bundle};
+use crate::support::{Home, bundle, ended};
 
 /// The table.
 const TABLE: &str = include_str!("bad_input.toml");
@@ -49,6 +49,9 @@ struct Case {
     /// Whether an API server has to look.
     #[serde(default)]
     server: bool,
+    /// The command that says it, when not `validate`.
+    #[serde(default)]
+    run: Vec<String>,
     said: Vec<String>,
 }
 
@@ -128,6 +131,15 @@ async fn said(case: &Case, original: &Path, programs: &Programs) -> Vec<String> 
     checked.findings.iter().map(|finding| without_lines(&format!("{finding} | {}", finding.remedy))).collect()
 }
 
+/// What a command says to one entry: the lines of its failure.
+async fn said_by_command(case: &Case, original: &Path, home: &Home) -> Vec<String> {
+    let folder = tree(case, original).await;
+    let command = home.command(&case.run).folder(folder.path()).env_remove("GITLAB_USER").env_remove("GITLAB_TOKEN");
+    let ended = ended(command.run(Duration::from_mins(1)).await);
+    let lines = ended.stderr.lines().skip_while(|line| !line.starts_with("error: "));
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
 /// The same with an API server: said by the program, because only it can be a server's daemon.
 async fn said_by_server(case: &Case, original: &Path, home: &Home) -> Vec<String> {
     let folder = tree(case, original).await;
@@ -178,11 +190,27 @@ async fn every_mistake_is_named_with_its_place_and_a_remedy() {
     let (kubectl, helm) = (bundle.tool("kubectl").unwrap(), bundle.tool("helm").unwrap());
     let programs = Programs { bundle, kubectl, helm, cache: Cache::default() };
     let original = original().await;
-    let cases: Vec<&Case> = table.iter().filter(|case| !case.server).collect();
+    let cases: Vec<&Case> = table.iter().filter(|case| !case.server && case.run.is_empty()).collect();
     let checks = cases.iter().map(|case| said(case, original.path(), &programs));
     let all: Vec<Vec<String>> = futures::stream::iter(checks).buffered(PARALLEL).collect().await;
     let wrong = differences(&cases, &all);
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_say_what_is_wrong_before_they_do_anything() {
+    let home = Home::new();
+    bundle();
+    let original = original().await;
+    let table = table();
+    let cases: Vec<&Case> = table.iter().filter(|case| !case.run.is_empty()).collect();
+    let mut all = Vec::new();
+    for case in &cases {
+        all.push(said_by_command(case, original.path(), &home).await);
+    }
+    let wrong = differences(&cases, &all);
+    assert!(wrong.is_empty(), "{wrong}");
+    assert_eq!(fsx::list(&home.path().join("nodes")).unwrap_or_default(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

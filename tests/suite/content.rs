@@ -42,7 +42,7 @@ impl Content {
     }
 
     fn chart(&self) -> Chart {
-        Chart::of(&self.tree, &revision()).unwrap()
+        Chart::of(&self.tree, &revision(), false).unwrap()
     }
 
     fn assembled(&self) -> Tree {

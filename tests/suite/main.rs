@@ -9,6 +9,7 @@
     reason = "told to whoever reads the test's output"
 )]
 
+mod apply;
 mod arena;
 mod bad_input;
 mod bundle;
@@ -17,6 +18,8 @@ mod content;
 mod docker;
 mod elsewhere;
 mod generated;
+mod git;
+mod git_server;
 mod kill_matrix;
 mod local;
 mod pivot;

@@ -54,7 +54,7 @@ impl Repository {
         repository
     }
 
-    async fn git(&self, args: &[&str]) {
+    pub async fn git(&self, args: &[&str]) {
         let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"];
         let command = Command::new("git").args(identity).args(args).folder(&self.0);
         command.run(Duration::from_mins(1)).await.unwrap();
@@ -320,7 +320,7 @@ async fn the_end(run: &Run<'_>) {
 }
 
 /// Waits until something is true; a test's only way to wait.
-async fn until(what: &str, found: impl AsyncFn() -> bool) {
+pub async fn until(what: &str, found: impl AsyncFn() -> bool) {
     let since = Instant::now();
     while !found().await {
         assert!(since.elapsed() < Duration::from_mins(3), "no {what} within 3 min");

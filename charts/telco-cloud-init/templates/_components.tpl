@@ -146,6 +146,8 @@ The kind and name of the source that a component's Kustomization refers to, as J
     {{- $own := printf "component-%s" .name -}}
     {{- toJson (dict "kind" "OCIRepository" "name" (empty .component.ref_override | ternary .component.repo $own)) -}}
   {{- else -}}
-    {{- toJson (dict "kind" "GitRepository" "name" (printf "component-%s" .name)) -}}
+    {{- $own := printf "component-%s" .name -}}
+    {{- $shared := and (eq true (dig "shared" false (get .root.Values.git_repo_templates .component.repo))) (empty .component.ref_override) -}}
+    {{- toJson (dict "kind" "GitRepository" "name" ($shared | ternary .component.repo $own)) -}}
   {{- end -}}
 {{- end -}}

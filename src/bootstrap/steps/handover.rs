@@ -8,6 +8,7 @@ use base64::Engine as _;
 use kube::core::GroupVersionKind;
 
 use super::management::{component, components, first, release};
+use super::release::{SETTLED, settle};
 use crate::bootstrap::{MANAGEMENT, NAMESPACE, Story};
 use crate::capi::{self, Machine, Phase, Pivot};
 use crate::clock::{Look, human};
@@ -133,6 +134,10 @@ impl Step<Story> for SelfManagement {
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
         let management = story.management().await?;
         let cluster = &management.cluster;
+        // Proved before, and by now perhaps at a later commit.
+        if scope.happened(SETTLED) {
+            return Ok(());
+        }
         let handover = flux::kustomization(RELEASE);
         scope
             .effect("resume", async {
@@ -154,7 +159,8 @@ impl Step<Story> for SelfManagement {
             })
             .await?;
         self.prove_machines(cluster, scope).await?;
-        self.prove_independence(story, cluster).await
+        self.prove_independence(story, cluster).await?;
+        settle(story, scope, cluster).await
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
         Ok(Undo::Kept("the management cluster manages itself"))

@@ -69,7 +69,7 @@ pub fn component(seen: &Snapshot, name: &str, revision: &str) -> Look<()> {
     let Some(found) = seen.get(&flux::kustomization(name)) else {
         return Look::Pending(format!("component {name} does not exist yet"));
     };
-    match flux::readiness(found, Expected::Revision(revision)) {
+    match flux::readiness(found, flux::expected(found, revision)) {
         state if state.is_ready() => Look::Ready(()),
         state => Look::Pending(format!("component {name}: {}", state.state())),
     }
@@ -100,7 +100,8 @@ async fn ensure_flux(story: &Story, scope: &Scope) -> Result<()> {
         .get_or_try_init(async || {
             let side = reach(story, scope).await?;
             let reached = access::management_registry(story).await?;
-            install(story, scope, &side.cluster, &reached.registry, false).await
+            let registry = reached.as_ref().map(|reached| &reached.registry);
+            install(story, scope, &side.cluster, registry, false, false).await
         })
         .await
         .copied()
@@ -156,10 +157,16 @@ pub fn release(seen: &Snapshot, version: &str) -> Look<()> {
     }
 }
 
-/// Whether all components of some names are ready at a revision; there must be at least one.
+/// The label that helm-controller gives what a release makes.
+const OF_RELEASE: &str = "helm.toolkit.fluxcd.io/name";
+
+/// Whether all components of some names are ready at a revision; there must be at least one. Kustomizations of others do not count.
 pub fn components(seen: &Snapshot, revision: &str, which: impl Fn(&str) -> bool) -> Look<()> {
     let names: Vec<&str> = seen
         .kind("Kustomization")
+        .filter(|object| {
+            object.metadata.labels.as_ref().is_some_and(|all| all.get(OF_RELEASE).is_some_and(|of| of == RELEASE))
+        })
         .filter_map(|object| object.metadata.name.as_deref())
         .filter(|name| which(name))
         .collect();

@@ -9,6 +9,18 @@ mod release;
 use super::Story;
 use crate::saga::Step;
 
+/// The story of `apply`: the chart on a cluster that exists.
+pub fn application() -> Vec<Box<dyn Step<Story>>> {
+    vec![
+        Box::new(prepare::Preflight),
+        Box::new(release::Source),
+        Box::new(release::Flux),
+        Box::new(release::Environment),
+        Box::new(release::Release),
+        Box::new(release::Components),
+    ]
+}
+
 /// The whole story.
 pub fn steps() -> Vec<Box<dyn Step<Story>>> {
     vec![

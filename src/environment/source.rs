@@ -1,0 +1,115 @@
+//! A source on a Git server: where it is, and whether the clusters will find there what is to be deployed.
+
+use serde_json::json;
+
+use super::{Configuration, Error, GitSettings, Result, SETTINGS};
+use crate::failure::{self, Failure};
+use crate::fsx;
+use crate::git::{Remote, Repository, Revision};
+
+/// Where the clusters fetch the commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitSource {
+    /// The repository's URL, without credentials.
+    pub url: String,
+    /// The branch that holds the commit.
+    pub branch: String,
+    /// Whether the management cluster follows the branch once it manages itself.
+    pub follow: bool,
+    /// Certificates of the server's authorities, in PEM; empty where public ones do.
+    pub ca: String,
+}
+
+impl GitSource {
+    /// What the settings say, completed by the clone.
+    pub(super) fn find(settings: &GitSettings, repository: &Repository) -> Result<Self> {
+        let wrong = |key: &str, why: String, remedy: &str| Error::Settings {
+            at: SETTINGS.into(),
+            message: format!("{key}: {why}"),
+            remedy: remedy.into(),
+        };
+        let missing =
+            |key: &str, why: &str| wrong(key, format!("missing, and {why}"), "set it; docs/settings.md says how");
+        let url = match &settings.url {
+            Some(url) => url.clone(),
+            None => Some(repository.origin())
+                .filter(|url| url.starts_with("https://"))
+                .ok_or_else(|| missing("git_url", "this clone has no remote origin with a URL of https"))?,
+        };
+        let branch = match &settings.branch {
+            Some(branch) => branch.clone(),
+            None => repository.branch()?.ok_or_else(|| missing("git_branch", "no branch is checked out"))?,
+        };
+        let ca = match &settings.ca_file {
+            Some(file) => match fsx::read_text_if_present(&repository.root().join(file))? {
+                None => {
+                    let remedy = "name the file from the root of the repository";
+                    return Err(wrong("git_ca_file", format!("there is no file {file}"), remedy));
+                }
+                Some(text) if !text.contains("-----BEGIN CERTIFICATE-----") => {
+                    let remedy = "name the file with the certificates of the server's authority";
+                    return Err(wrong("git_ca_file", format!("{file} holds no certificate in PEM"), remedy));
+                }
+                Some(text) => text,
+            },
+            None => String::new(),
+        };
+        Ok(Self { url, branch, follow: settings.follow, ca })
+    }
+
+    /// What a GitRepository refers to, as JSON: the commit on its branch, or the branch wherever it goes. The commit is always
+    /// there, because it is merged over the chart's own.
+    pub fn reference(&self, commit: &str, follow: bool) -> String {
+        json!({"branch": self.branch, "commit": if follow { "" } else { commit }}).to_string()
+    }
+
+    /// Refuses a revision that the clusters would not find on the branch. It is asked for as they will ask for it.
+    pub(super) async fn check(
+        &self,
+        repository: &Repository,
+        revision: &Revision,
+        configuration: &Configuration,
+        deployed: bool,
+    ) -> failure::Result<String> {
+        let Self { url, branch, .. } = self;
+        let Revision::Commit(commit) = revision else {
+            return Err(Failure::usage("a Git source has commits only: a working tree cannot be deployed from it")
+                .hint("commit and push the changes, or set source = \"oci\" in bootstrap.toml"));
+        };
+        let (username, password) = (configuration.username.expose(), configuration.password.expose());
+        if username.is_empty() != password.is_empty() {
+            return Err(Failure::usage("GITLAB_USER and GITLAB_TOKEN belong together: only one of them is set").hint(
+                "set both, in the environment or in a file .env; or none, where everybody may read the repository",
+            ));
+        }
+        let remote = Remote { url, username, password, ca: &self.ca };
+        let push = {
+            let name = repository.remote_of(url).unwrap_or_else(|| url.clone());
+            format!("git push {name} {}:refs/heads/{branch}", commit.short())
+        };
+        let Some(tip) = remote.tip(branch).await? else {
+            return Err(Failure::preflight(format!("{url} has no branch {branch}"))
+                .hint(format!("push it: {push}; or name another one: git_branch in bootstrap.toml")));
+        };
+        match repository.is_part_of(commit, &tip)? {
+            Some(true) if deployed && self.follow && tip != *commit => Err(Failure::preflight(format!(
+                "the clusters follow branch {branch} of {url}, which is at {}, not at commit {}",
+                tip.short(),
+                commit.short()
+            ))
+            .hint(format!("check it out: git checkout {branch} && git pull"))),
+            Some(true) => Ok(format!("commit {} is on branch {branch} of {url}", commit.short())),
+            Some(false) => Err(Failure::preflight(format!(
+                "commit {} is not on branch {branch} of {url}: it has not been pushed",
+                commit.short()
+            ))
+            .hint(format!("push it: {push}"))),
+            None => Err(Failure::preflight(format!(
+                "branch {branch} of {url} is at {}, which this clone does not have: whether commit {} is on it cannot be told",
+                tip.short(),
+                commit.short()
+            ))
+            .hint(format!("fetch it, then try again: git fetch {} {branch}", repository.remote_of(url).unwrap_or_else(|| url.clone())))),
+        }
+    }
+}
