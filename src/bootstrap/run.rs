@@ -84,7 +84,7 @@ impl Run {
         let folder = home.runs().join(environment);
         fsx::create_private_dir(&folder)?;
         let lock = fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
-            Failure::preflight(format!("a bootstrap of {} is already running (pid {pid})", environment))
+            Failure::preflight(format!("a bootstrap of {environment} is already running (pid {pid})"))
                 .hint(format!("wait for it, or stop it: kill -INT {pid}"))
         })?;
         let unfinished = last(home, environment)?.filter(|past| !past.finished);
