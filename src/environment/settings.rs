@@ -206,13 +206,11 @@ pub const KEYS: &[Key] = &[
         get: |all| list(&all.skip_checks),
         set: |all, value| {
             let names = value.list()?;
-            match names.iter().find(|name| !CHECKS.contains(&name.as_str())) {
-                Some(unknown) => Err(Wrong::unknown("preflight check", unknown, &CHECKS)),
-                None => {
-                    all.skip_checks = names;
-                    Ok(())
-                }
+            if let Some(unknown) = names.iter().find(|name| !CHECKS.contains(&name.as_str())) {
+                return Err(Wrong::unknown("preflight check", unknown, &CHECKS));
             }
+            all.skip_checks = names;
+            Ok(())
         },
     },
 ];

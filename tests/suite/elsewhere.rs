@@ -24,11 +24,11 @@ async fn beside() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (from, to) = (original.path().display().to_string(), folder.path().join("repo").display().to_string());
     Command::new("cp").args(["-r", &from, &to]).run(Duration::from_mins(1)).await.unwrap();
-    let foo = folder.path().join("my-envs/foo");
-    fsx::create_dir(&foo).unwrap();
+    let own = folder.path().join("my-envs/foo");
+    fsx::create_dir(&own).unwrap();
     let values = fsx::read_text(&folder.path().join("repo/environment-values/local/values.yaml")).unwrap();
-    fsx::write(&foo.join("values.yaml"), values).unwrap();
-    fsx::write(&foo.join("kustomization.yaml"), KUSTOMIZATION).unwrap();
+    fsx::write(&own.join("values.yaml"), values).unwrap();
+    fsx::write(&own.join("kustomization.yaml"), KUSTOMIZATION).unwrap();
     folder
 }
 
@@ -49,25 +49,25 @@ async fn an_environment_may_lie_outside_of_the_repository() {
     let plan = run(&home, &root, &["plan", "../my-envs/foo", "--output", "json"]).await.ok().json();
     assert_eq!(plan["environment"], "foo");
     // The same values, hence the same objects under another name.
-    let own = run(&home, &root, &["plan", "environment-values/local", "--output", "json"]).await.ok().json();
-    assert_eq!(own["environment"], "local");
-    assert_eq!(own["parts"].as_array().unwrap().len(), plan["parts"].as_array().unwrap().len());
+    let local = run(&home, &root, &["plan", "environment-values/local", "--output", "json"]).await.ok().json();
+    assert_eq!(local["environment"], "local");
+    assert_eq!(local["parts"].as_array().unwrap().len(), plan["parts"].as_array().unwrap().len());
     let valid = run(&home, &root, &["validate", "../my-envs/foo", "--no-server", "--output", "json"]).await.ok().json();
     assert_eq!(valid[0]["findings"], serde_json::json!([]), "{valid}");
 
     // Its own settings and mistakes have their places.
-    let foo = root.join("my-envs/foo");
-    fsx::write(&foo.join("bootstrap.toml"), "[defaults]\nbackend = 'kind'\n").unwrap();
+    let own = root.join("my-envs/foo");
+    fsx::write(&own.join("bootstrap.toml"), "[defaults]\nbackend = 'kind'\n").unwrap();
     let plan = run(&home, &root, &["plan", "../my-envs/foo", "--output", "json"]).await.ok().json();
     assert_eq!(plan["backend"], "kind");
-    fsx::write(&foo.join("bootstrap.toml"), "[defaults]\nbackend = 'knd'\n").unwrap();
+    fsx::write(&own.join("bootstrap.toml"), "[defaults]\nbackend = 'knd'\n").unwrap();
     let ended = run(&home, &root, &["plan", "../my-envs/foo"]).await;
-    let said = format!("{}/bootstrap.toml:2:11: backend: unknown value \"knd\"", foo.display());
+    let said = format!("{}/bootstrap.toml:2:11: backend: unknown value \"knd\"", own.display());
     assert!(ended.code == 2 && ended.stderr.contains(&said), "{}", ended.stderr);
-    fsx::remove_file(&foo.join("bootstrap.toml")).unwrap();
-    fsx::write(&foo.join("values.yaml"), "components:\n  cappi: {}\n").unwrap();
+    fsx::remove_file(&own.join("bootstrap.toml")).unwrap();
+    fsx::write(&own.join("values.yaml"), "components:\n  cappi: {}\n").unwrap();
     let wrong = run(&home, &root, &["validate", "../my-envs/foo", "--no-server", "--output", "json"]).await.json();
-    assert_eq!(wrong[0]["findings"][0]["at"], format!("{}/values.yaml:2:3", foo.display()));
+    assert_eq!(wrong[0]["findings"][0]["at"], format!("{}/values.yaml:2:3", own.display()));
     assert_eq!(wrong[0]["findings"][0]["message"], "components.cappi: unknown component cappi");
 }
 

@@ -1,5 +1,6 @@
 //! YAML is read as kubectl reads it: each case is read by the bundle's kubectl too.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use cluster_init::bundle::Bundle;
@@ -149,7 +150,8 @@ fn streams() -> Vec<(&'static str, String)> {
         let mut text = format!("{a}spec:\n  l0: &l0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..levels {
             let above = vec![format!("*l{}", level - 1); 10].join(", ");
-            text += &format!("  l{level}: &l{level} [{above}]\n");
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  l{level}: &l{level} [{above}]");
         }
         text
     };
