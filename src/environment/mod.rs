@@ -21,7 +21,7 @@ pub use check::lacks;
 pub use configuration::{Configuration, VALUES, texts_of};
 pub use error::{Error, Result, nearest};
 pub use management::{MANAGEMENT_CLUSTER, Management, Reached};
-pub use publication::{Publication, Tools, Variant};
+pub use publication::{PHASES, Publication, Tools, Variant};
 pub use secret::Secret;
 pub use settings::{Backend, GitSettings, Machines, SETTINGS, Settings, Source};
 pub use source::GitSource;
