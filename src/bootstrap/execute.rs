@@ -95,7 +95,8 @@ async fn tell(
     let watch = Stopwatch::start();
     let log = Arc::new(EventLog::of(&run.folder)?);
     let events = events(vec![log as Arc<dyn Sink>]);
-    events.send(What::RunStarted { environment: name.clone(), run: run.id.0.clone(), resumed: run.resumed });
+    let (run_id, existing) = (run.id.0.clone(), options.subject.kubeconfig.is_some());
+    events.send(What::RunStarted { environment: name, run: run_id, resumed: run.resumed, existing });
     let engine = Engine::new(run.journal.clone(), events.clone(), cancel.clone());
     let story = Story::new(options.subject, options.home, run, environment, repository, options.bundle, events.clone());
     let result = engine.run(steps, &story).await;

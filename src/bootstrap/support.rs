@@ -45,6 +45,7 @@ pub async fn collect(story: &Story, failure: &Failure) -> Result<PathBuf> {
     }
     let summary = summary(&json!({
         "environment": story.environment.name(),
+        "again": story.subject.again(),
         "run": story.run.id.0,
         "version": env!("CARGO_PKG_VERSION"),
         "chain": failure.chain(),
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_first_page_says_what_failed_and_how_to_go_on() {
-        let facts = json!({"environment": "local", "run": "r1", "version": "1.0.0", "chain": ["step flux", "a <b> & \"c\""],
+        let facts = json!({"environment": "local", "again": "cluster-init resume local", "run": "r1", "version": "1.0.0", "chain": ["step flux", "a <b> & \"c\""],
             "hints": ["look there"], "blame": "release\n  Pod x", "unread": ["the management cluster did not answer in time"]});
         insta::assert_snapshot!(summary(&facts).unwrap(), @r#"
         local: run r1 of cluster-init 1.0.0 failed.

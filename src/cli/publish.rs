@@ -11,7 +11,7 @@ use super::{Global, Printer};
 use crate::bootstrap;
 use crate::bundle::Bundle;
 use crate::clock::Deadline;
-use crate::environment::{Environment, Management, Publication, Tools, Variables};
+use crate::environment::{Environment, Management, PHASES, Publication, Tools, Variables};
 use crate::failure::Result;
 use crate::git::Repository;
 use crate::node::Home;
@@ -63,7 +63,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let upstream = |url: &str| Ok(bundle.manifest(url)?);
     let variables = environment.variables(Variables::from_process())?;
     let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, args.dirty).await?;
-    publication.check(tools).await?;
+    publication.check(tools, &PHASES).await?;
     publication.check_source(&repository, true).await?;
     let management = {
         let (_, _, kubeconfig) = bootstrap::management(&home, environment.name()).await?;

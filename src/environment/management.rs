@@ -58,12 +58,15 @@ impl Management {
     }
 
     /// How the registry of the cluster of a kubeconfig is reached: through the network proxy of its control plane where that
-    /// is a node of this host, else through the API server.
+    /// is a node of this host, whose cluster may have any name; else through the API server.
     pub async fn reach(home: &Home, cluster: &Cluster, kubeconfig: &Path) -> Result<Reached> {
         let text = fsx::read_text(kubeconfig)?;
         let is_control_plane = |node: &Node| {
             let config = node.config();
-            config.cluster == MANAGEMENT_CLUSTER && config.role == Role::ControlPlane && text.contains(&config.server())
+            let server = config.server();
+            // A port is not the beginning of a longer one.
+            let ends = |at: usize| !text[at + server.len()..].starts_with(|c: char| c.is_ascii_digit());
+            config.role == Role::ControlPlane && text.match_indices(&server).any(|(at, _)| ends(at))
         };
         match node::list(home)?.into_iter().find(is_control_plane) {
             Some(node) => Reached::through_proxy(&node.proxy_url("cluster-init")?),

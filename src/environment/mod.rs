@@ -25,7 +25,7 @@ pub use configuration::{Configuration, VALUES, texts_of};
 pub use error::{Error, Result, nearest};
 pub use management::{MANAGEMENT_CLUSTER, Management, Reached};
 pub use overrides::Overrides;
-pub use publication::{Publication, Tools, Variant};
+pub use publication::{PHASES, Publication, Tools, Variant};
 pub use reference::generated;
 pub use secret::Secret;
 pub use settings::{Backend, CHECKS, GitSettings, Machines, SETTINGS, Settings, Source, names as settings_names};

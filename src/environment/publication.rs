@@ -42,6 +42,9 @@ impl Variant {
     }
 }
 
+/// The chart's phases.
+pub const PHASES: [&str; 2] = ["bootstrap", "management"];
+
 /// What is published.
 #[derive(Clone, Debug)]
 pub struct Publication {
@@ -91,10 +94,10 @@ impl Publication {
         Ok(Self { revision, source, missing, chart, configuration, origin, created })
     }
 
-    /// Checks that the chart can be rendered with the environment's values in both phases, and that the folder of every
+    /// Checks that the chart can be rendered with the environment's values in some phases, and that the folder of every
     /// component exists.
-    pub async fn check(&self, tools: Tools<'_>) -> Result<()> {
-        for phase in ["bootstrap", "management"] {
+    pub async fn check(&self, tools: Tools<'_>, phases: &[&'static str]) -> Result<()> {
+        for phase in phases.iter().copied() {
             check::paths(&self.components(tools, phase).await?, &self.source, &self.missing)?;
         }
         Ok(())

@@ -31,6 +31,8 @@ pub enum What {
         run: String,
         /// Whether an earlier execution of the run left a journal.
         resumed: bool,
+        /// Whether the environment goes to a cluster that exists.
+        existing: bool,
     },
     /// A step begins.
     StepStarted {

@@ -9,7 +9,7 @@ use crate::exec::{self, Command};
 use crate::fsx;
 
 /// How long a server may take to answer.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Gives git the credentials; they come from variables, for arguments can be read by everybody.
 const HELPER: &str =

@@ -32,8 +32,13 @@ impl Plain {
 /// An event as one line of text; `None` for events that need no line.
 pub fn line(what: &What) -> Option<String> {
     Some(match what {
-        What::RunStarted { environment, run, resumed } => {
-            format!("{} {environment} (run {run})", if *resumed { "resuming" } else { "bootstrapping" })
+        What::RunStarted { environment, run, resumed, existing } => {
+            let doing = match (resumed, existing) {
+                (true, _) => "resuming",
+                (false, true) => "applying",
+                (false, false) => "bootstrapping",
+            };
+            format!("{doing} {environment} (run {run})")
         }
         What::StepStarted { step, reason, .. } => format!("{step}: {reason}"),
         What::StepDone { step, already: true, .. } => format!("{step}: already done"),

@@ -5,7 +5,7 @@ use crate::support;
 use std::path::{Path, PathBuf};
 
 use cluster_init::bundle::Bundle;
-use cluster_init::environment::{Environment, Publication, Tools, Variables, Variant};
+use cluster_init::environment::{Environment, GitSource, PHASES, Publication, Tools, Variables, Variant};
 use cluster_init::failure::Failure;
 use cluster_init::flux::{self, Chart};
 use cluster_init::git::{CommitId, Revision, Tree};
@@ -116,7 +116,7 @@ fn names(objects: &[Value]) -> Vec<String> {
 async fn the_chart_renders_both_phases_of_the_local_environment() {
     let content = Content::new();
     let publication = content.publication().await;
-    publication.check(content.tools()).await.unwrap();
+    publication.check(content.tools(), &PHASES).await.unwrap();
     for phase in ["bootstrap", "management"] {
         let objects = publication.components(content.tools(), phase).await.unwrap();
         insta::assert_snapshot!(format!("chart_{phase}"), as_yaml(objects));
@@ -166,6 +166,49 @@ async fn git_sources_have_one_repository_and_one_secret_a_component() {
         json!({"kind": "GitRepository", "name": "component-extra"})
     );
     assert_eq!(find("Kustomization", "extra")["spec"]["path"], "./deploy");
+}
+
+#[tokio::test]
+async fn a_git_server_serves_the_chart_and_all_components_from_one_commit() {
+    let content = Content::new();
+    let mut publication = content.publication().await;
+    publication.chart = Chart::of(&content.tree, &revision(), true).unwrap();
+    publication.configuration.git = Some(GitSource {
+        url: "https://git.example.org/site.git".into(),
+        branch: "main".into(),
+        follow: true,
+        ca: "a certificate".into(),
+    });
+    publication.check(content.tools(), &PHASES).await.unwrap();
+    assert!(publication.packages().unwrap().is_empty());
+    let reference = json!({"branch": "main", "commit": COMMIT});
+    for variant in [Variant::Bootstrap, Variant::ManagementBeforePivot, Variant::Management] {
+        let objects = publication.release(content.tools(), variant).await.unwrap();
+        let objects: Vec<Value> = objects.iter().map(|o| serde_json::to_value(o).unwrap()).collect();
+        assert_eq!(names(&objects), ["GitRepository telco-cloud-init", "HelmRelease telco-cloud-init"]);
+        let source = objects.iter().find(|o| o["kind"] == "GitRepository").unwrap();
+        assert_eq!(source["spec"]["ref"], reference);
+        assert_eq!(source["spec"]["secretRef"]["name"], "management-cluster-secrets");
+        let release = objects.iter().find(|o| o["kind"] == "HelmRelease").unwrap();
+        let files = release["spec"]["chart"]["spec"]["valuesFiles"].as_array().unwrap();
+        assert!(files.iter().all(|file| content.tree.get(file.as_str().unwrap()).is_some()), "{files:?}");
+        assert_eq!(files.len(), if variant == Variant::Bootstrap { 2 } else { 1 });
+        let held = release["spec"]["values"]["components"]["cluster"]["enabled"] == "no";
+        assert_eq!(held, variant == Variant::ManagementBeforePivot);
+    }
+    for phase in ["bootstrap", "management"] {
+        let objects = publication.components(content.tools(), phase).await.unwrap();
+        let sources: Vec<&Value> =
+            objects.iter().filter(|o| o["apiVersion"] == "source.toolkit.fluxcd.io/v1").collect();
+        assert_eq!(sources.len(), 1, "{:?}", names(&objects));
+        assert_eq!(sources[0]["metadata"]["name"], "cluster-init");
+        assert_eq!(sources[0]["spec"]["ref"], reference);
+        assert!(!names(&objects).iter().any(|name| name.contains("registry") || name.starts_with("Secret")));
+    }
+    let [pinned, settled] = [publication.objects(), publication.settled()];
+    let told = |objects: &[cluster_init::k8s::DynamicObject]| objects[0].data["data"]["GIT_REF"].clone();
+    assert_eq!(told(&pinned), reference.to_string());
+    assert_eq!(told(&settled), json!({"branch": "main", "commit": ""}).to_string());
 }
 
 #[tokio::test]
@@ -257,7 +300,7 @@ async fn a_path_that_does_not_exist_is_found_before_anything_is_deployed() {
     let content = Content::new();
     let mut publication = content.publication().await;
     publication.configuration.values = "source: oci\ncomponents: {capi: {path: ./kustomize-components/cpi}}\n".into();
-    let error = publication.check(content.tools()).await.unwrap_err();
+    let error = publication.check(content.tools(), &PHASES).await.unwrap_err();
     assert_eq!(error.to_string(), "components.capi.path: the repository has no folder ./kustomize-components/cpi");
 }
 

@@ -24,7 +24,7 @@ pub const USER: &str = "deployer";
 pub const TOKEN: &str = "glpat-secret/of:the@test";
 
 /// How long git may take for one request.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A server with one repository; it ends when it is dropped.
 pub struct GitServer {
@@ -126,7 +126,7 @@ async fn answer(request: Request<Incoming>, root: PathBuf, backend: PathBuf) -> 
         .env("CONTENT_TYPE", header("content-type"))
         .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
         .env("GIT_PROTOCOL", header("git-protocol"));
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let command = command.env("CONTENT_LENGTH", body.len().to_string()).input(body.to_vec());
     let output = command.run(LIMIT).await.unwrap().stdout;
     let end = output.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
