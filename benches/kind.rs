@@ -5,7 +5,14 @@
 //! starts containers from, the straightforward way's node image has Kubernetes' images in it, and ours has its mirror filled. Ours does
 //! more: Flux, the chart, a registry of the cluster's own, the proof that it manages itself. Needs Docker and a bundle made with
 //! `bundle build --with docker`.
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::panic, missing_docs, reason = "a program for people")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a program for people"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -153,7 +160,8 @@ impl Bench {
 
     /// What clusterctl reads in place of GitHub's releases.
     fn write_repositories(&self) -> Result<()> {
-        let manifest = |part: &str| Ok::<_, cluster_init::failure::Failure>(self.bundle.manifest(self.reference(part))?.unwrap());
+        let manifest =
+            |part: &str| Ok::<_, cluster_init::failure::Failure>(self.bundle.manifest(self.reference(part))?.unwrap());
         let mut providers = Vec::new();
         let mut cert_manager = Value::Null;
         for (label, name, kind, part) in PROVIDERS {
@@ -238,12 +246,13 @@ impl Bench {
             eprintln!("{}", output.stderr);
         }
         let runs = folder.path().join("runs/kubeadm-capd");
-        let log = fsx::list(&runs)?.into_iter().map(|name| runs.join(name).join("events.ndjson")).find(|log| log.exists());
+        let log =
+            fsx::list(&runs)?.into_iter().map(|name| runs.join(name).join("events.ndjson")).find(|log| log.exists());
         let events = fsx::read_text(&log.unwrap())?;
         let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let steps = events.filter(|event| event["event"] == "step-done").map(|event| {
-            (event["step"].as_str().unwrap().to_owned(), event["elapsed_ms"].as_f64().unwrap() / 1000.0)
-        });
+        let steps = events
+            .filter(|event| event["event"] == "step-done")
+            .map(|event| (event["step"].as_str().unwrap().to_owned(), event["elapsed_ms"].as_f64().unwrap() / 1000.0));
         Ok(Times { steps: steps.collect(), all })
     }
 }
