@@ -5,6 +5,7 @@
 //! HOME/kind/NAME/certs.d/     mounted into the nodes: sends their containerd to the mirror, and proves that they are ours
 //! HOME/kind/NAME/kind.yaml    what kind was asked for
 //! HOME/kind/NAME/kubeconfig   once kind is done
+//! HOME/kind/NAME/kind.log     what it said when it failed
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -176,10 +177,18 @@ impl Kind {
             .arg("--kubeconfig")
             .arg(&unfinished)
             // Nodes that failed stay for the support folder; the next attempt removes them.
-            .arg("--retain");
+            .arg("--retain")
+            // An attempt whose cluster-init was killed must not go on beside the next one.
+            .tied();
         let made = cancel.run_until_cancelled(command.run(deadline.left())).await;
         let made = made.ok_or_else(|| Failure::interrupted(format!("making cluster {name} was interrupted")))?;
-        made.map_err(|error| failed(name, error))?;
+        if let Err(error) = made {
+            let log = folder.join("kind.log");
+            if let exec::Error::Status { stderr, .. } = &error {
+                fsx::write_private(&log, stderr)?;
+            }
+            return Err(failed(name, error, &log));
+        }
         fsx::set_mode(&unfinished, 0o600)?;
         fsx::rename(&unfinished, &folder.join("kubeconfig"))?;
         events.progress(format!("kind cluster {name}"), format!("ready after {}", human(watch.elapsed())));
@@ -312,9 +321,16 @@ fn server(kubeconfig: &Path) -> Result<Option<String>> {
     Ok(parsed.pointer("/clusters/0/cluster/server").and_then(|server| server.as_str()).map(str::to_owned))
 }
 
-fn failed(name: &str, error: exec::Error) -> Failure {
+fn failed(name: &str, error: exec::Error, log: &Path) -> Failure {
     let text = error.to_string();
-    let mut failure = Failure::from(error).context(format!("failed to make kind cluster {name}"));
+    let what = format!("failed to make kind cluster {name}");
+    let mut failure = match &error {
+        exec::Error::Status { stderr, .. } if !telling(stderr).is_empty() => {
+            Failure::failed(format!("{what}: {}", telling(stderr)))
+                .hint(format!("all that kind said: {}", log.display()))
+        }
+        _ => Failure::from(error).context(what),
+    };
     if text.contains("port is already allocated") || text.contains("address already in use") {
         failure = failure.hint("another program was faster with a port: run it again");
     }
@@ -322,6 +338,13 @@ fn failed(name: &str, error: exec::Error) -> Failure {
         failure = failure.hint("kind needs cgroup delegation: https://kind.sigs.k8s.io/docs/user/known-issues");
     }
     failure.hint(format!("look at its node: docker logs {name}-control-plane"))
+}
+
+/// What kind and kubeadm say went wrong, out of all that they say: traces of their stacks come last.
+fn telling(stderr: &str) -> String {
+    let lines = stderr.lines().map(str::trim);
+    let said = lines.filter(|line| ["ERROR: ", "error: ", "[ERROR "].iter().any(|begin| line.starts_with(begin)));
+    said.take(4).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -344,6 +367,33 @@ mod tests {
             yaml::from_str(parsed["kubeadmConfigPatches"][0].as_str().unwrap(), "patch").unwrap();
         assert_eq!(patch["etcd"]["local"]["imageTag"], "3.6.14-0");
         assert_eq!(patch["dns"]["imageTag"], "v1.14.3");
+    }
+
+    fn said(stderr: &str) -> Failure {
+        let (program, status) = ("kind create".into(), "exited with code 1".into());
+        let error = exec::Error::Status { program, status, code: Some(1), stdout: Vec::new(), stderr: stderr.into() };
+        failed("x-bootstrap", error, Path::new("/home/x/kind.log"))
+    }
+
+    #[test]
+    fn what_kind_and_kubeadm_say_is_found_above_their_stacks() {
+        let failure = said(
+            "Creating cluster\nERROR: failed to create cluster: failed to init node with kubeadm\nI1121 x\n\
+             error: error execution phase wait-control-plane: timed out\nmain.main\n\tkubeadm.go:25\n",
+        );
+        assert_eq!(
+            failure.to_string(),
+            "failed to make kind cluster x-bootstrap: ERROR: failed to create cluster: failed to init node with kubeadm; \
+             error: error execution phase wait-control-plane: timed out"
+        );
+        assert_eq!(failure.hints[0], "all that kind said: /home/x/kind.log");
+    }
+
+    #[test]
+    fn a_port_that_was_taken_is_named_with_what_to_do() {
+        let failure = said("ERROR: driver failed: Bind for 127.0.0.1:40001 failed: port is already allocated");
+        assert!(failure.to_string().contains("Bind for 127.0.0.1:40001 failed"), "{failure}");
+        assert!(failure.hints.contains(&"another program was faster with a port: run it again".to_owned()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Preflight: everything that can be known to be wrong before anything is made.
 
 use std::net::TcpListener;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -169,11 +170,7 @@ async fn docker(story: &Story) -> Result<String> {
     // The daemon of another host keeps its images there.
     if info.docker_root_dir.is_dir() {
         let free = fsx::free_bytes(&info.docker_root_dir)?;
-        if free < DISK_DOCKER {
-            let root = info.docker_root_dir.display();
-            let text = format!("{} MiB are free in docker's {root}, {} MiB are needed", free >> 20, DISK_DOCKER >> 20);
-            return Err(Failure::preflight(text).hint("free what is not used: docker system prune"));
-        }
+        room(&info.docker_root_dir, free)?;
         found.push(format!("{} GiB free", free >> 30));
     }
     if let Backend::Kind(kind) = &story.backend {
@@ -183,13 +180,23 @@ async fn docker(story: &Story) -> Result<String> {
     Ok(found.join(", "))
 }
 
+/// There is room for images and containers where docker keeps them.
+fn room(root: &Path, free: u64) -> Result<()> {
+    if free >= DISK_DOCKER {
+        return Ok(());
+    }
+    let root = root.display();
+    let text = format!("{} MiB are free in docker's {root}, {} MiB are needed", free >> 20, DISK_DOCKER >> 20);
+    Err(Failure::preflight(text).hint("free what is not used: docker system prune"))
+}
+
 /// The containers that are machines of the management cluster, or its load balancer.
 pub async fn containers(docker: &Docker) -> Result<Vec<Container>> {
     Ok(docker.containers(&format!("{CLUSTER_LABEL}={MANAGEMENT}")).await?)
 }
 
 fn inotify(needed: u64) -> Result<String> {
-    let path = std::path::Path::new("/proc/sys/fs/inotify/max_user_instances");
+    let path = Path::new("/proc/sys/fs/inotify/max_user_instances");
     // A kernel without the file has no such limit.
     let Some(text) = fsx::read_text_if_present(path)? else { return Ok("no limit".into()) };
     let limit: u64 = text.trim().parse().unwrap_or(u64::MAX);
@@ -283,4 +290,19 @@ async fn leftovers(story: &Story) -> Result<String> {
             .hint(format!("if nobody needs it: kind delete cluster --name {}", made.name)));
     }
     Ok("none".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_of_docker_that_is_nearly_full_is_named() {
+        let root = Path::new("/var/lib/docker");
+        assert!(room(root, DISK_DOCKER).is_ok());
+        let refused = room(root, 900 << 20).unwrap_err();
+        assert_eq!(refused.to_string(), "900 MiB are free in docker's /var/lib/docker, 6144 MiB are needed");
+        assert_eq!(refused.kind, Kind::Preflight);
+        assert_eq!(refused.hints, ["free what is not used: docker system prune"]);
+    }
 }

@@ -115,6 +115,15 @@ fn find(snapshots: &[Snapshot]) -> Option<Blame> {
 /// A failure with its cause.
 fn blamed(failure: &Failure, blame: &Blame) -> Failure {
     let blamed = Failure::new(failure.kind, format!("{}: root cause: {}", failure.message, blame.root_cause()));
+    let pull = blame
+        .links
+        .last()
+        .is_some_and(|link| ["ImagePull", "failed to pull image"].iter().any(|t| link.state.contains(t)));
+    let blamed = if pull {
+        blamed.hint("an image that the bundle lacks is pulled from where its name says; see: cluster-init bundle list")
+    } else {
+        blamed
+    };
     let way =
         blame.links.iter().rev().fold(None, |below, link| Some(Box::new(Blocked { line: link.to_string(), below })));
     match way {

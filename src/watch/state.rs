@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::snapshot::text;
 use crate::flux::{self, Expected};
-use crate::k8s::{Readiness, readiness};
+use crate::k8s::{Readiness, condition, readiness};
 
 /// Waiting reasons of containers that only a change of the image, the pod or the bundle can heal.
 const HOPELESS: [&str; 6] = [
@@ -16,6 +16,11 @@ const HOPELESS: [&str; 6] = [
     "ProfileMissing",
     "Unsupported",
 ];
+
+/// Why a container waits whose image could not be pulled.
+const PULL: &str = "ImagePullBackOff";
+/// What registries say of an image that they do not have, and what is said where there is no way to them: trying again is no use.
+const NOWHERE: [&str; 3] = ["not found", "manifest unknown", "no such host"];
 
 /// After so many restarts (some two minutes) what a container waits for is not coming.
 const ENOUGH: i64 = 5;
@@ -29,6 +34,7 @@ pub fn state(object: &DynamicObject) -> Readiness {
     match types.kind.as_str() {
         "Pod" => pod(object),
         "Machine" => machine(object),
+        "DockerMachine" => docker_machine(object),
         _ => readiness(object),
     }
 }
@@ -42,6 +48,25 @@ fn machine(object: &DynamicObject) -> Readiness {
         (phase, Readiness::Progressing(state)) => Readiness::Progressing(format!("{phase}: {state}")),
         (phase, _) => Readiness::Progressing(phase.to_owned()),
     }
+}
+
+/// The docker provider runs kubeadm once: a node that failed to become one stays so.
+fn docker_machine(object: &DynamicObject) -> Readiness {
+    match condition(object, "BootstrapCompleted") {
+        Some(found) if found["status"] == "False" && found["reason"] == "Failed" => {
+            Readiness::Failed(format!("setting up the node failed: {}", last_words(&found["message"])))
+        }
+        _ => readiness(object),
+    }
+}
+
+/// The line of a node's output that says most: an image that is missing, an error of kubeadm, or the last one.
+fn last_words(output: &Value) -> String {
+    let lines: Vec<&str> =
+        output.as_str().unwrap_or_default().lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let telling = ["failed to pull image", "[ERROR ", "error execution phase"];
+    let found = telling.iter().find_map(|text| lines.iter().find(|line| line.contains(text)));
+    found.or(lines.last()).map(ToString::to_string).unwrap_or_default()
 }
 
 /// Judges a Pod by its containers, which say why.
@@ -61,7 +86,7 @@ pub fn pod(object: &DynamicObject) -> Readiness {
         let name = container["name"].as_str().unwrap_or_default();
         if let Some(reason) = container.pointer("/state/waiting/reason").and_then(Value::as_str) {
             let message = container.pointer("/state/waiting/message").and_then(Value::as_str).unwrap_or_default();
-            if HOPELESS.contains(&reason) {
+            if HOPELESS.contains(&reason) || (reason == PULL && NOWHERE.iter().any(|text| message.contains(text))) {
                 return Readiness::Failed(sentence(reason, message, name));
             }
             if reason != "PodInitializing" && reason != "ContainerCreating" {
@@ -122,6 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_not_set_up_names_the_image_that_is_missing() {
+        let text = "Command 'kubeadm init' failed\nERROR: exit status 1\nSTDERR: \n  [WARNING ImagePull]: failed to pull image a/etcd:v9: not found\n  timed out";
+        let machine = |reason: &str| {
+            serde_json::from_value(
+                json!({"apiVersion": "infrastructure.cluster.x-k8s.io/v1beta2", "kind": "DockerMachine",
+                "metadata": {"name": "m"}, "status": {"conditions": [
+                    {"type": "BootstrapCompleted", "status": "False", "reason": reason, "message": text}]}}),
+            )
+            .unwrap()
+        };
+        let said = "setting up the node failed: [WARNING ImagePull]: failed to pull image a/etcd:v9: not found";
+        assert_eq!(state(&machine("Failed")), Readiness::Failed(said.into()));
+        assert!(!matches!(state(&machine("NotCompleted")), Readiness::Failed(_)));
+    }
+
+    #[test]
     fn a_pod_says_which_container_and_why() {
         let cases = [
             (
@@ -138,6 +179,17 @@ mod tests {
                 Readiness::Ready,
             ),
             (json!({"phase": "Succeeded"}), Readiness::Ready),
+            (
+                json!({"containerStatuses": [{"name": "m", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"a/b:v9\": ErrImagePull: a/b:v9: not found"}}}]}),
+                Readiness::Failed(
+                    "container m: ImagePullBackOff: Back-off pulling image \"a/b:v9\": ErrImagePull: a/b:v9: not found"
+                        .into(),
+                ),
+            ),
+            (
+                json!({"containerStatuses": [{"name": "m", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "i/o timeout"}}}]}),
+                Readiness::Progressing("container m: ImagePullBackOff: i/o timeout".into()),
+            ),
         ];
         for (status, expected) in cases {
             assert_eq!(pod(&object(&status)), expected);

@@ -121,3 +121,88 @@ async fn a_foreign_kind_cluster_of_the_same_name_is_refused_and_left_alone() {
     assert!(refused.stderr.contains(said), "{}", refused.stderr);
     assert!(there, "what is not ours is left alone");
 }
+
+/// Waits until something is true; a test's only way to wait.
+async fn until(what: &str, found: impl AsyncFn() -> bool) {
+    let since = Instant::now();
+    while !found().await {
+        assert!(since.elapsed() < Duration::from_mins(5), "no {what} within 5 min");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_machine_that_ends_is_named_within_seconds() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let log = home.path().join("bootstrap.log");
+    let command = home.command(["bootstrap", "kubeadm-capd", "--backend", "local"]).folder(&repository.0);
+    let mut child = command.spawn(&log).unwrap();
+    until("the mirror", async || Docker::default().container("cluster-init-mirror").await.unwrap().is_some()).await;
+    // The mirror's image is there; its program ends at once.
+    let machine = "management-cluster-that-ended";
+    let label = "io.x-k8s.kind.cluster=management-cluster";
+    docker(&["run", "--name", machine, "--label", label, "registry:3.1.2", "--version"]).await;
+    let status = tokio::time::timeout(STORY, child.wait()).await.unwrap().unwrap();
+    let text = fsx::read_text(&log).unwrap();
+    eprintln!("{text}");
+    assert_eq!(status.code(), Some(1), "{text}");
+    let said = format!("container {machine}, a part of the management cluster, does not run any more: it is exited");
+    assert!(text.contains(&said), "{text}");
+    assert!(text.contains(&format!("docker start {machine}")), "{text}");
+    clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn an_image_that_nobody_has_is_named() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let capd = repository.0.join("kustomize-components/capd/kustomization.yaml");
+    let images = "images:\n  - name: gcr.io/k8s-staging-cluster-api/capd-manager\n    newTag: v9.9.9\n";
+    fsx::write(&capd, fsx::read_text(&capd).unwrap() + images).unwrap();
+    repository.commit("an image that does not exist").await;
+    let run = Run { home: &home, repository: &repository };
+    let failed = run.run(&["bootstrap", "kubeadm-capd"]).await;
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    assert!(failed.stderr.contains("gcr.io/k8s-staging-cluster-api/capd-manager:v9.9.9"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("cluster-init bundle list"), "{}", failed.stderr);
+    clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_daemon_that_does_not_answer_is_refused_before_anything_is_made() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let command = home.command(["bootstrap", "kubeadm-capd"]).folder(&repository.0);
+    let refused = ended(command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").run(STORY).await);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("docker: the docker daemon does not answer: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("start it: systemctl start docker"), "{}", refused.stderr);
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_disk_that_is_nearly_full_is_refused_before_anything_is_made() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let small = home.path().join("small");
+    fsx::create_private_dir(&small).unwrap();
+    let path = small.display().to_string();
+    let root = |program: &str, args: &[&str]| Command::new(program).args(args).run(Duration::from_secs(30));
+    root("mount", &["-t", "tmpfs", "-o", "size=64m", "tmpfs", &path]).await.unwrap();
+    fsx::symlink(&home.path().join("cache"), &small.join("cache")).unwrap();
+    let command = home.command(["bootstrap", "kubeadm-capd"]).env("CLUSTER_INIT_HOME", &small).folder(&repository.0);
+    let refused = ended(command.run(STORY).await);
+    root("umount", &[&path]).await.unwrap();
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    let said = format!("MiB are free on the file system of {path}, 3072 MiB are needed");
+    assert!(refused.stderr.contains(&said), "{}", refused.stderr);
+    assert!(refused.stderr.contains("set CLUSTER_INIT_HOME to a folder on a larger file system"), "{}", refused.stderr);
+}

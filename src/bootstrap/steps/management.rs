@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::lost;
 use super::release::install;
 use crate::bootstrap::story::Side;
 use crate::bootstrap::{Story, access, checks};
@@ -50,6 +51,7 @@ impl Step<Story> for ManagementCluster {
         };
         tokio::select! {
             ready = ready => ready,
+            lost = lost::container(story, scope) => Err(lost),
             () = early => Ok(()),
         }
     }
@@ -125,25 +127,33 @@ impl Step<Story> for ManagementFlux {
         Ok(if story.fenced().await? { Probe::Done } else { Probe::ToDo })
     }
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
-        scope.effect("install", ensure_flux(story, scope)).await?;
-        let publication = story.publication().await?;
-        let (revision, version) = (publication.revision.tag(), publication.chart.version());
-        let (bootstrap, management) = (story.bootstrap().await?, story.management().await?);
-        story
-            .follow("the management cluster's components", scope, bootstrap)
-            .and(&management.cluster, &management.live)
-            .until(|seen| {
-                let handed = components(&seen[0], &revision, |name| name.starts_with(REMOTE));
-                let deployed = release(&seen[1], version);
-                // What makes it follow the repository waits for the hand-over.
-                let own = components(&seen[1], &revision, |name| name != RELEASE);
-                first([handed, deployed, own])
-            })
-            .await
+        tokio::select! {
+            ready = hand_over(story, scope) => ready,
+            lost = lost::container(story, scope) => Err(lost),
+        }
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
         Ok(Undo::Kept("it goes with the management cluster"))
     }
+}
+
+/// Installs what nobody else can, and waits for the rest.
+async fn hand_over(story: &Story, scope: &Scope) -> Result<()> {
+    scope.effect("install", ensure_flux(story, scope)).await?;
+    let publication = story.publication().await?;
+    let (revision, version) = (publication.revision.tag(), publication.chart.version());
+    let (bootstrap, management) = (story.bootstrap().await?, story.management().await?);
+    story
+        .follow("the management cluster's components", scope, bootstrap)
+        .and(&management.cluster, &management.live)
+        .until(|seen| {
+            let handed = components(&seen[0], &revision, |name| name.starts_with(REMOTE));
+            let deployed = release(&seen[1], version);
+            // What makes it follow the repository waits for the hand-over.
+            let own = components(&seen[1], &revision, |name| name != RELEASE);
+            first([handed, deployed, own])
+        })
+        .await
 }
 
 /// Whether the chart's release is ready at a version.

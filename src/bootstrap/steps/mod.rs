@@ -2,6 +2,7 @@
 
 mod cluster;
 mod handover;
+mod lost;
 mod management;
 mod prepare;
 mod release;

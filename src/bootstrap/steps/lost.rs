@@ -1,0 +1,83 @@
+//! Containers that end while the run waits for what is in them: nobody else would say so for minutes.
+
+use std::time::Duration;
+
+use crate::backend::CLUSTER_LABEL;
+use crate::bootstrap::{MANAGEMENT, Story, access};
+use crate::clock::{Look, Stopwatch};
+use crate::docker::{Container, Docker};
+use crate::failure::{Failure, Kind, Result};
+use crate::saga::Scope;
+
+/// How often docker is asked.
+const EVERY: Duration = Duration::from_secs(2);
+/// One that ends is started again by docker, or replaced by Cluster API, within this time, or by nobody. A daemon that is restarted
+/// answers again.
+const GRACE: Duration = Duration::from_secs(12);
+
+/// Waits until a container that the run needs is gone for good; never ends where there are none.
+pub async fn container(story: &Story, scope: &Scope) -> Failure {
+    let Some(docker) = story.docker() else { return std::future::pending().await };
+    let own = access::name(story.environment.name());
+    let mut since: Option<Stopwatch> = None;
+    let lost = scope
+        .wait("a container that ended")
+        .every(EVERY)
+        .until(async || {
+            let found = match look(docker, &own).await {
+                Ok(None) => {
+                    since = None;
+                    return Ok(Look::<()>::Pending("all run".into()));
+                }
+                Ok(Some(found)) => found,
+                Err(failure) => failure,
+            };
+            if since.get_or_insert_with(Stopwatch::start).elapsed() > GRACE {
+                return Err(found.kind(Kind::Failed));
+            }
+            Ok(Look::Pending(found.to_string()))
+        })
+        .await;
+    match lost {
+        Err(failure) if failure.kind == Kind::Failed => failure,
+        // The deadline and interruptions are told by whoever knows what is waited for.
+        _ => std::future::pending().await,
+    }
+}
+
+/// The failure that the first ended container is.
+async fn look(docker: &Docker, bootstrap: &str) -> Result<Option<Failure>> {
+    for (cluster, what) in [(bootstrap, "the bootstrap cluster"), (MANAGEMENT, "the management cluster")] {
+        let all = docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?;
+        if let Some(ended) = all.iter().find(|container| has_ended(container.state())) {
+            return Ok(Some(failure(ended, what)));
+        }
+    }
+    Ok(None)
+}
+
+fn has_ended(state: &str) -> bool {
+    ["exited", "dead", "paused"].contains(&state)
+}
+
+fn failure(container: &Container, of: &str) -> Failure {
+    let (name, state) = (container.name(), container.state());
+    let verb = if state == "paused" { "unpause" } else { "start" };
+    Failure::failed(format!("container {name}, a part of {of}, does not run any more: it is {state}"))
+        .hint(format!("why: docker logs --tail 50 {name}"))
+        .hint(format!("docker {verb} {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_that_come_or_go_have_not_ended() {
+        let cases = [("running", false), ("created", false), ("restarting", false), ("removing", false)];
+        let ended = [("exited", true), ("dead", true), ("paused", true)];
+        for (state, expected) in cases.into_iter().chain(ended) {
+            assert_eq!(has_ended(state), expected, "{state}");
+        }
+    }
+}
