@@ -96,7 +96,7 @@ async fn tell(
     let log = Arc::new(EventLog::of(&run.folder)?);
     let events = events(vec![log as Arc<dyn Sink>]);
     let (run_id, existing) = (run.id.0.clone(), options.subject.kubeconfig.is_some());
-    events.send(What::RunStarted { environment: name, run: run_id, resumed: run.resumed, existing });
+    events.send(What::RunStarted { environment: name.clone(), run: run_id, resumed: run.resumed, existing });
     let engine = Engine::new(run.journal.clone(), events.clone(), cancel.clone());
     let story = Story::new(options.subject, options.home, run, environment, repository, options.bundle, events.clone());
     let result = engine.run(steps, &story).await;
