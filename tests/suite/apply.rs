@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cluster_init::clock::{Look, Wait};
 use cluster_init::fsx;
 use cluster_init::k8s::{Cluster, GroupVersionKind, ObjectRef, condition};
 
@@ -74,8 +75,16 @@ async fn an_existing_cluster_gets_the_chart_and_then_another_commit() {
 async fn revisions(cluster: &Cluster) -> Vec<(String, String)> {
     let kind = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
     let mut found = Vec::new();
-    for object in cluster.list(&kind, Some("default"), None).await.unwrap() {
-        assert_eq!(condition(&object, "Ready").unwrap()["status"], "True", "{:?}", object.metadata.name);
+    // Flux may be looking at one of them once more.
+    let ready = Wait::new("every component to be ready", Duration::from_mins(2)).until(async || {
+        let all = cluster.list(&kind, Some("default"), None).await?;
+        let waits = all.iter().find(|object| condition(object, "Ready").is_none_or(|ready| ready["status"] != "True"));
+        Ok(match waits {
+            Some(object) => Look::Pending(format!("{:?}", object.metadata.name)),
+            None => Look::Ready(all),
+        })
+    });
+    for object in ready.await.unwrap() {
         let revision = object.data["status"]["lastAppliedRevision"].as_str().unwrap().to_owned();
         found.push((object.metadata.name.unwrap(), revision));
     }

@@ -152,7 +152,9 @@ async fn a_cluster_made_from_a_git_server_follows_its_branch() {
     assert!(done.stderr.contains("local manages itself now"), "{}", done.stderr);
     assert!(done.stderr.contains(&format!("commit {} is on branch main of {}", &first[..12], site.server.url())));
     assert!(!done.stderr.contains(TOKEN));
-    let status = site.run(&["--output", "json", "status", "local"]).await.ok().json();
+    // Told to follow the branch, Flux looks at everything once more.
+    until("everything to be ready", async || site.run(&["status", "local"]).await.code == 0).await;
+    let status = site.run(&["--output", "json", "status", "local"]).await.json();
     let components = status["components"].as_array().unwrap();
     assert!(components.iter().any(|component| component["revision"] == first.as_str()), "{status:#}");
     assert!(components.iter().all(|component| component["name"] != "registry"), "nothing needs a registry");
