@@ -54,16 +54,11 @@ pub async fn bootstrap(
     events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
     cancel: &CancellationToken,
 ) -> Result<Ended> {
-    let repository = Repository::discover(&options.subject.repository)?;
-    let mut subject = options.subject.clone();
-    let environment = Environment::find(repository.root(), &subject.environment)?.overridden(&subject.overrides)?;
-    let name = environment.name().to_owned();
-    subject.environment = environment.reference();
-    refuse_other(&options.home, &name, &subject)?;
-    if let Some(done) = already(&options.home, &name, &subject).await? {
+    let (options, repository, environment) = find(options)?;
+    refuse_other(&options.home, environment.name(), &options.subject)?;
+    if let Some(done) = already(&options.home, environment.name(), &options.subject).await? {
         return Ok(done);
     }
-    let options = Options { subject, ..options };
     tell(options, repository, environment, &steps(), events, cancel).await
 }
 
@@ -73,12 +68,17 @@ pub async fn apply(
     events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
     cancel: &CancellationToken,
 ) -> Result<Ended> {
-    let repository = Repository::discover(&options.subject.repository)?;
-    let mut subject = options.subject.clone();
+    let (options, repository, environment) = find(options)?;
+    tell(options, repository, environment, &application(), events, cancel).await
+}
+
+/// The repository and the environment of the subject, which from here on is called by what `publish` calls it, too.
+fn find(mut options: Options) -> Result<(Options, Repository, Environment)> {
+    let subject = &mut options.subject;
+    let repository = Repository::discover(&subject.repository)?;
     let environment = Environment::find(repository.root(), &subject.environment)?.overridden(&subject.overrides)?;
     subject.environment = environment.reference();
-    let options = Options { subject, ..options };
-    tell(options, repository, environment, &application(), events, cancel).await
+    Ok((options, repository, environment))
 }
 
 /// Runs the steps of a story, and explains a failure.

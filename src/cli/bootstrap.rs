@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::overriding::Overriding;
+use super::overriding::{Deployed, Overriding};
 use super::{Format, Global, Printer, table};
 use crate::bootstrap::{self, Ended, Options, Subject};
 use crate::clock::human;
-use crate::failure::{Failure, Kind, Result};
+use crate::failure::{Kind, Result};
 use crate::node::Home;
 use crate::saga::Outcome;
 use crate::ui;
@@ -17,25 +17,14 @@ use crate::ui;
 /// Options of `bootstrap`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment: a folder of environment-values, or the path of one elsewhere.
-    env: String,
+    #[command(flatten)]
+    deployed: Deployed,
     /// Keep the bootstrap cluster.
     #[arg(long)]
     keep: bool,
-    /// Deploy the working tree although it holds changes that are not committed.
-    #[arg(long)]
-    dirty: bool,
     /// What makes the bootstrap cluster (`local`, `kind`), in place of what bootstrap.toml says.
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
-    /// Leave a preflight check out; may be given several times, in place of those of bootstrap.toml.
-    #[arg(long, value_name = "NAME")]
-    skip_check: Vec<String>,
-    #[command(flatten)]
-    overriding: Overriding,
-    /// The repository's folder.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    repo: PathBuf,
 }
 
 /// Options of `resume`.
@@ -50,17 +39,10 @@ pub struct ResumeArgs {
 /// Runs `bootstrap`.
 pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let (home, bundle) = places(global)?;
-    let repository = std::path::absolute(&args.repo)
-        .map_err(|error| Failure::usage(format!("there is no folder {}", args.repo.display())).caused_by(error))?;
-    let mut overrides = args.overriding.all()?;
+    let mut subject = Subject { keep: args.keep, ..args.deployed.subject()? };
     if let Some(backend) = &args.backend {
-        overrides = overrides.with("--backend", "backend", backend)?;
+        subject.overrides = subject.overrides.with("--backend", "backend", backend)?;
     }
-    if !args.skip_check.is_empty() {
-        overrides = overrides.with("--skip-check", "skip_checks", &args.skip_check.join(","))?;
-    }
-    let subject =
-        Subject { environment: args.env, repository, dirty: args.dirty, keep: args.keep, overrides, kubeconfig: None };
     let cancel = stopping("cluster-init resume goes on");
     let events = |more| ui::events(ui::style(printer.format() == Format::Json), more);
     let ended = bootstrap::bootstrap(Options { home, bundle, subject }, &events, &cancel).await?;

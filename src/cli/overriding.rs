@@ -1,7 +1,10 @@
-//! `--set`: settings in place of those of bootstrap.toml, for every command that reads them.
+//! What several commands take: settings in place of those of bootstrap.toml, and what is deployed.
 
+use std::path::{Path, PathBuf};
+
+use crate::bootstrap::Subject;
 use crate::environment::{Overrides, settings_names};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// Settings in place of those of bootstrap.toml.
 #[derive(Debug, Default, clap::Args)]
@@ -30,4 +33,40 @@ impl Overriding {
     pub fn flags(&self) -> Result<Overrides> {
         Ok(Overrides::default().with_flags(&self.set)?)
     }
+}
+
+/// What is deployed: the options that `bootstrap` and `apply` share.
+#[derive(Debug, clap::Args)]
+pub struct Deployed {
+    /// The environment: a folder of environment-values, or the path of one elsewhere.
+    env: String,
+    /// Deploy the working tree although it holds changes that are not committed.
+    #[arg(long)]
+    dirty: bool,
+    /// Leave a preflight check out; may be given several times, in place of those of bootstrap.toml.
+    #[arg(long, value_name = "NAME")]
+    skip_check: Vec<String>,
+    #[command(flatten)]
+    overriding: Overriding,
+    /// The repository's folder.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    repo: PathBuf,
+}
+
+impl Deployed {
+    /// The subject of a story that makes its clusters and takes the first one away at its end.
+    pub fn subject(self) -> Result<Subject> {
+        let mut overrides = self.overriding.all()?;
+        if !self.skip_check.is_empty() {
+            overrides = overrides.with("--skip-check", "skip_checks", &self.skip_check.join(","))?;
+        }
+        let (environment, repository) = (self.env, absolute(&self.repo)?);
+        Ok(Subject { environment, repository, dirty: self.dirty, keep: false, overrides, kubeconfig: None })
+    }
+}
+
+/// A path that holds wherever the process goes.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("there is no {}", path.display())).caused_by(error))
 }

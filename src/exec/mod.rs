@@ -3,16 +3,20 @@
 //! [`Command::run`] is for tools that do one thing and end, [`Command::spawn`] for children that live as long as
 //! their owner, [`Command::detach`] for daemons that must outlive us (their folder's pid file is their owner).
 
+mod child;
+
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop, ProcessGroup, ProcessSession};
+use process_wrap::tokio::{CommandWrap, KillOnDrop, ProcessGroup, ProcessSession};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::clock::{Stopwatch, human};
+pub use self::child::{Child, how, signal, signal_group, start_time};
+use crate::clock::human;
 use crate::failure::{Failure, Kind};
 use crate::fsx;
 
@@ -231,7 +235,7 @@ impl Command {
     }
 
     fn start_error(&self, source: std::io::Error) -> Error {
-        if source.kind() == std::io::ErrorKind::NotFound && self.folder.as_ref().is_none_or(|f| f.exists()) {
+        if source.kind() == ErrorKind::NotFound && self.folder.as_ref().is_none_or(|f| f.exists()) {
             Error::Missing { program: self.program.display().to_string() }
         } else {
             Error::Start { program: self.name(), source }
@@ -246,7 +250,7 @@ impl Command {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut wrap = CommandWrap::from(command);
         wrap.wrap(ProcessGroup::leader()).wrap(KillOnDrop);
-        let mut child = wrap.spawn().map_err(|source| self.start_error(source))?;
+        let mut child = patiently(|| wrap.spawn()).map_err(|source| self.start_error(source))?;
         let (stdin, stdout, stderr) = (child.stdin().take(), child.stdout().take(), child.stderr().take());
         let mut out = Vec::new();
         let mut err = Vec::new();
@@ -300,7 +304,7 @@ impl Command {
         command.stdin(Stdio::null()).stdout(file).stderr(second);
         let mut wrap = CommandWrap::from(command);
         wrap.wrap(ProcessGroup::leader()).wrap(KillOnDrop);
-        let inner = wrap.spawn().map_err(|source| self.start_error(source))?;
+        let inner = patiently(|| wrap.spawn()).map_err(|source| self.start_error(source))?;
         Ok(Child { inner, name })
     }
 
@@ -311,7 +315,7 @@ impl Command {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut wrap = CommandWrap::from(command);
         wrap.wrap(ProcessGroup::leader()).wrap(KillOnDrop);
-        let inner = wrap.spawn().map_err(|source| self.start_error(source))?;
+        let inner = patiently(|| wrap.spawn()).map_err(|source| self.start_error(source))?;
         Ok(Child { inner, name })
     }
 
@@ -324,7 +328,7 @@ impl Command {
         command.stdin(Stdio::null()).stdout(file).stderr(second);
         let mut wrap = CommandWrap::from(command);
         wrap.wrap(ProcessSession);
-        let mut child = wrap.spawn().map_err(|source| self.start_error(source))?;
+        let mut child = patiently(|| wrap.spawn()).map_err(|source| self.start_error(source))?;
         let pid = child.id().unwrap_or_default();
         // Reaps the daemon should it end while we still live, so that its pid does not look alive.
         tokio::spawn(async move {
@@ -354,94 +358,24 @@ pub fn become_tied_child() -> Result<()> {
     if rustix::process::getppid() != parent {
         return Err(fail(std::io::Error::other("its parent has ended already")));
     }
-    Err(fail(std::process::Command::new(&program).args(args).exec()))
+    let mut command = std::process::Command::new(&program);
+    command.args(args);
+    patiently::<()>(|| Err(command.exec())).map_err(fail)
 }
 
-/// How a process ended, as a fragment: "exited with code 1".
-pub fn how(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended".into(),
-    }
-}
-
-/// A running child and its process group.
-#[derive(Debug)]
-pub struct Child {
-    inner: Box<dyn ChildWrapper>,
-    name: String,
-}
-
-impl Child {
-    /// Its pid, which is also its process group; `None` once it was reaped.
-    pub fn pid(&self) -> Option<u32> {
-        self.inner.id()
-    }
-
-    /// Its name, for messages.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Takes its standard output, when it was started with pipes.
-    pub fn stdout(&mut self) -> Option<tokio::process::ChildStdout> {
-        self.inner.stdout().take()
-    }
-
-    /// Takes its standard error, when it was started with pipes.
-    pub fn stderr(&mut self) -> Option<tokio::process::ChildStderr> {
-        self.inner.stderr().take()
-    }
-
-    /// Waits until it ends.
-    pub async fn wait(&mut self) -> Result<ExitStatus> {
-        self.inner.wait().await.map_err(|source| Error::Pipe { program: self.name.clone(), source })
-    }
-
-    /// Asks the group to end, kills it after `grace`; returns how it ended and whether it had to be killed.
-    pub async fn stop(&mut self, grace: Duration) -> Result<(ExitStatus, bool)> {
-        if let Some(pid) = self.pid() {
-            signal_group(pid, Signal::TERM);
+/// Starts a program; one that was just written is busy for a moment, when another thread started a child while it was being
+/// written: until that child has become its program, it holds the file open, too.
+fn patiently<T>(mut start: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    const TRIES: u32 = 100;
+    for _ in 1..TRIES {
+        match start() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
         }
-        let watch = Stopwatch::start();
-        if let Ok(status) = tokio::time::timeout(grace, self.wait()).await {
-            return Ok((status?, false));
-        }
-        tracing::debug!(child = self.name, after = %human(watch.elapsed()), "killed");
-        if let Some(pid) = self.pid() {
-            signal_group(pid, Signal::KILL);
-        }
-        Ok((self.wait().await?, true))
     }
-}
-
-/// Sends a signal to a process group; a group that is gone is fine.
-pub fn signal_group(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = rustix::process::kill_process_group(pid, signal);
-    }
-}
-
-/// Sends a signal to a process; a process that is gone is fine.
-pub fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, signal);
-    }
-}
-
-/// The kernel's start time of a process, which together with the pid identifies it; `None` when there is no such process.
-pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = fsx::read_text(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
-    // The command name may hold spaces and parentheses; fields are counted after the last parenthesis.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    start()
 }
 
 /// Looks a program up on PATH.
@@ -467,6 +401,22 @@ mod tests {
     async fn a_missing_program_is_named() {
         let error = Command::new("no-such-program").run(Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(error.to_string(), "no-such-program is not installed or not on PATH");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_being_written_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("echo");
+        let mut file = fsx::create(&program).unwrap();
+        std::io::copy(&mut std::io::Cursor::new(fsx::read(&find("echo").unwrap()).unwrap()), &mut file).unwrap();
+        rustix::fs::fchmod(&file, rustix::fs::Mode::RWXU).unwrap();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(file);
+        });
+        let output = Command::new(&program).arg("written").run(Duration::from_secs(5)).await.unwrap();
+        assert_eq!(output.text(), "written\n");
+        writer.join().unwrap();
     }
 
     #[tokio::test]

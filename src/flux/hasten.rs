@@ -20,8 +20,8 @@ use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition,
 const INTERVAL: Duration = Duration::from_millis(200);
 /// How often kustomize-controller looks at what a health check waits for.
 const CHECK: Duration = Duration::from_secs(5);
-/// A look takes so long when the cluster is busy: what is seen ready meanwhile, the controller may be about to see itself.
-const LOOKING: Duration = Duration::from_millis(1500);
+/// What is seen ready so shortly after a look began, that look may have seen, too.
+const LAG: Duration = Duration::from_millis(500);
 
 /// Kinds that are not ready as soon as they are applied, with the version in which they are read.
 const SLOW: [(&str, &str, &str); 7] = [
@@ -34,8 +34,19 @@ const SLOW: [(&str, &str, &str); 7] = [
     ("cluster.x-k8s.io", "v1beta2", "MachineDeployment"),
 ];
 
+/// Where Cluster API's manager notes the generation of a definition that it has seen.
+const SEEN: &str = "crd-migration.cluster.x-k8s.io/observed-generation";
+
 /// Group, kind, namespace and name: how an inventory names an object.
 type Entry = (String, String, String, String);
+
+/// How far a slow object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// Enough for what only waits for it to begin.
+    begun: bool,
+    ready: bool,
+}
 
 /// Hurries the Kustomizations of the release on one cluster.
 #[derive(Debug)]
@@ -43,8 +54,8 @@ pub struct Hastener {
     cluster: Cluster,
     /// The cluster on which Kustomizations with a kubeconfig act, once it is known.
     remote: watch::Receiver<Option<Cluster>>,
-    /// What was due when the cluster was last looked at: a check that is about to end by itself is not disturbed.
-    seen: HashMap<ObjectRef, String>,
+    /// What was due when the cluster was last looked at, and since when.
+    seen: HashMap<ObjectRef, (String, Instant)>,
     asked: HashMap<ObjectRef, String>,
     /// Since when each health check runs, with the attempt that it belongs to.
     checks: HashMap<ObjectRef, (String, Instant)>,
@@ -86,7 +97,7 @@ impl Hastener {
         let gvk = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
         let kustomizations = self.cluster.list(&gvk, Some(RELEASE_NAMESPACE), None).await?;
         self.time_checks(&kustomizations);
-        let mut ready: [BTreeMap<Entry, bool>; 2] = Default::default();
+        let mut ready: [BTreeMap<Entry, Progress>; 2] = Default::default();
         for (index, remote) in [false, true].into_iter().enumerate() {
             let checked: Vec<&DynamicObject> =
                 kustomizations.iter().filter(|k| checking(k) && acts_remotely(k) == remote).collect();
@@ -95,18 +106,25 @@ impl Hastener {
             }
             let cluster = if remote { self.remote.borrow().clone() } else { Some(self.cluster.clone()) };
             let Some(cluster) = cluster else { continue };
-            ready[index] = slow_objects(&cluster, &checked).await?;
+            ready[index] = progress(&cluster, &checked).await?;
         }
-        let due: HashMap<ObjectRef, String> = due(&kustomizations, &ready[0], &ready[1]).into_iter().collect();
-        let seen = std::mem::replace(&mut self.seen, due.clone());
-        for (object, moment) in due {
-            if seen.get(&object) != Some(&moment) || self.asked.get(&object) == Some(&moment) {
+        let mut seen = std::mem::take(&mut self.seen);
+        for (object, moment) in due(&kustomizations, &ready[0], &ready[1]) {
+            let known = seen.remove(&object).filter(|(known, _)| *known == moment);
+            let since = known.map_or_else(Instant::now, |(_, since)| since);
+            self.seen.insert(object.clone(), (moment.clone(), since));
+            if since.elapsed() < INTERVAL || self.asked.get(&object) == Some(&moment) {
                 continue;
             }
-            if self.checks.get(&object).is_some_and(|(_, since)| looks(since.elapsed())) {
+            // To look at everything may have taken seconds on a busy cluster.
+            let Some(now) = self.cluster.get(&object).await?.filter(|now| checking(now) || waiting(now)) else {
+                continue;
+            };
+            let began = self.checks.get(&object).map(|(_, began)| began.elapsed());
+            if began.is_some_and(|began| !worthwhile(began, since.elapsed(), cost(&now))) {
                 continue;
             }
-            tracing::debug!(%object, moment, "hastened");
+            tracing::debug!(cluster = self.cluster.name(), %object, moment, "hastened");
             nudge(&self.cluster, &object).await?;
             self.asked.insert(object, moment);
         }
@@ -114,28 +132,46 @@ impl Hastener {
     }
 }
 
-/// Whether a check that began so long ago looks now, or will shortly.
-fn looks(running: Duration) -> bool {
-    let into = Duration::from_millis(u64::try_from(running.as_millis() % CHECK.as_millis()).unwrap_or_default());
-    into < LOOKING || CHECK.saturating_sub(into) <= LOOKING
+/// Whether a check that began `running` ago is worth being begun anew, which takes `cost`, when what it waits for has been ready for
+/// `ready`: its last look began before that, and the next one is further away.
+fn worthwhile(running: Duration, ready: Duration, cost: Duration) -> bool {
+    let look = Duration::from_millis(u64::try_from(running.as_millis() % CHECK.as_millis()).unwrap_or_default());
+    ready + LAG < look && look + cost < CHECK
 }
 
-/// The slow objects of some Kustomizations, and whether each is ready.
-async fn slow_objects(cluster: &Cluster, of: &[&DynamicObject]) -> crate::k8s::Result<BTreeMap<Entry, bool>> {
+/// What it takes to build a component and compare it with the cluster before its health is checked, on a busy machine.
+fn cost(object: &DynamicObject) -> Duration {
+    let objects = u32::try_from(inventory(object).count()).unwrap_or(u32::MAX);
+    Duration::from_secs(1) + Duration::from_millis(50) * objects
+}
+
+/// How far the objects are that some Kustomizations wait for: those of slow kinds, and whatever a gate names.
+async fn progress(cluster: &Cluster, of: &[&DynamicObject]) -> crate::k8s::Result<BTreeMap<Entry, Progress>> {
+    let mut found = BTreeMap::new();
+    let mut add = |object: &DynamicObject| {
+        let name = reference(object);
+        let key = (name.group().to_owned(), name.kind, name.namespace.unwrap_or_default(), name.name);
+        found.insert(key, Progress { begun: has_begun(object), ready: is_ready(object) });
+    };
+    let (gates, others): (Vec<_>, Vec<_>) = of.iter().partition(|object| is_gate(object));
     let wanted: BTreeSet<(String, String)> =
-        of.iter().flat_map(|k| inventory(k)).map(|(group, kind, _, _)| (group, kind)).collect();
-    let mut ready = BTreeMap::new();
+        others.into_iter().flat_map(inventory).map(|(group, kind, _, _)| (group, kind)).collect();
     for (group, version, kind) in SLOW {
-        if !wanted.contains(&(group.to_owned(), kind.to_owned())) {
-            continue;
-        }
-        for object in cluster.list(&GroupVersionKind::gvk(group, version, kind), None, None).await? {
-            let entry = reference(&object);
-            let key = (group.to_owned(), entry.kind, entry.namespace.unwrap_or_default(), entry.name);
-            ready.insert(key, is_ready(&object));
+        if wanted.contains(&(group.to_owned(), kind.to_owned())) {
+            cluster.list(&GroupVersionKind::gvk(group, version, kind), None, None).await?.iter().for_each(&mut add);
         }
     }
-    Ok(ready)
+    for name in gates.into_iter().flat_map(named) {
+        if let Ok(Some(object)) = cluster.get(&name).await {
+            add(&object);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a Cluster's first control plane answers: for some Kustomizations that is enough.
+fn has_begun(object: &DynamicObject) -> bool {
+    object.data.pointer("/status/initialization/controlPlaneInitialized") == Some(&Value::Bool(true))
 }
 
 /// Whether an object is ready by the health check of its Kustomization, which for some kinds asks more than its conditions say.
@@ -143,6 +179,11 @@ fn is_ready(object: &DynamicObject) -> bool {
     if let Some(webhooks) = object.data["webhooks"].as_array() {
         let has = |webhook: &Value, field: &str| webhook["clientConfig"].get(field).is_some();
         return webhooks.iter().all(|webhook| has(webhook, "caBundle") || !has(webhook, "service"));
+    }
+    if object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition") {
+        let seen = object.metadata.annotations.as_ref().and_then(|all| all.get(SEEN)?.parse::<i64>().ok());
+        let bundle = object.data.pointer("/spec/conversion/webhook/clientConfig/caBundle");
+        return bundle.is_some() && seen.is_some() && seen == object.metadata.generation;
     }
     let counts = |pointer| object.data.pointer(pointer) == object.data.pointer("/spec/replicas");
     let all = object.types.as_ref().is_none_or(|types| types.kind != "MachineDeployment")
@@ -154,8 +195,8 @@ fn is_ready(object: &DynamicObject) -> bool {
 /// reason to ask twice.
 fn due(
     kustomizations: &[DynamicObject],
-    local: &BTreeMap<Entry, bool>,
-    remote: &BTreeMap<Entry, bool>,
+    local: &BTreeMap<Entry, Progress>,
+    remote: &BTreeMap<Entry, Progress>,
 ) -> Vec<(ObjectRef, String)> {
     let done: BTreeMap<&str, String> = kustomizations
         .iter()
@@ -169,15 +210,16 @@ fn due(
         }
         if checking(object) {
             let states = if acts_remotely(object) { remote } else { local };
-            let slow: Vec<Entry> = inventory(object)
-                .filter(|(group, kind, _, _)| SLOW.iter().any(|(g, _, k)| g == group && k == kind))
-                .collect();
-            if !slow.is_empty() && slow.iter().all(|entry| states.get(entry) == Some(&true)) {
+            let gate = is_gate(object);
+            let slow = awaited(object).into_iter().filter(|(group, kind, _, _)| gate || is_slow(group, kind));
+            let is_due = |entry| states.get(&entry).is_some_and(|state| state.ready || (gate && state.begun));
+            let all: Vec<bool> = slow.map(is_due).collect();
+            if !all.is_empty() && all.into_iter().all(|due| due) {
                 let generation = object.metadata.generation.unwrap_or(0);
                 let revision = object.data.pointer("/status/lastAttemptedRevision").and_then(Value::as_str);
                 due.push((reference(object), format!("checked {generation} {}", revision.unwrap_or_default())));
             }
-        } else if condition(object, "Ready").is_some_and(|c| c["reason"] == "DependencyNotReady") {
+        } else if waiting(object) {
             let dependencies = object.data.pointer("/spec/dependsOn").and_then(Value::as_array);
             let moments: Option<Vec<String>> = dependencies
                 .into_iter()
@@ -207,8 +249,43 @@ fn checking(object: &DynamicObject) -> bool {
     })
 }
 
+/// Whether the controller waits for a Kustomization that this one depends on.
+fn waiting(object: &DynamicObject) -> bool {
+    condition(object, "Ready").is_some_and(|c| c["reason"] == "DependencyNotReady")
+}
+
 fn acts_remotely(object: &DynamicObject) -> bool {
     object.data.pointer("/spec/kubeConfig").is_some()
+}
+
+/// Whether a Kustomization waits for objects that it names, and not for what it applied.
+fn is_gate(object: &DynamicObject) -> bool {
+    object.data.pointer("/spec/wait") != Some(&Value::Bool(true)) && named(object).next().is_some()
+}
+
+/// The objects that the health check of a Kustomization waits for.
+pub(crate) fn awaited(object: &DynamicObject) -> Vec<Entry> {
+    if !is_gate(object) {
+        return inventory(object).collect();
+    }
+    let entry = |name: ObjectRef| (name.group().to_owned(), name.kind, name.namespace.unwrap_or_default(), name.name);
+    named(object).map(entry).collect()
+}
+
+/// The objects that a Kustomization names.
+fn named(object: &DynamicObject) -> impl Iterator<Item = ObjectRef> {
+    let checks = object.data.pointer("/spec/healthChecks").and_then(Value::as_array);
+    checks.into_iter().flatten().map(|check| {
+        let text = |field: &str| check[field].as_str().unwrap_or_default();
+        match text("namespace") {
+            "" => ObjectRef::global(text("apiVersion"), text("kind"), text("name")),
+            namespace => ObjectRef::namespaced(text("apiVersion"), text("kind"), namespace, text("name")),
+        }
+    })
+}
+
+fn is_slow(group: &str, kind: &str) -> bool {
+    SLOW.iter().any(|(slow, _, of)| *slow == group && *of == kind)
 }
 
 /// The objects that a Kustomization applied: `namespace_name_group_kind`.
@@ -293,10 +370,21 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_looks_by_itself_is_left_alone() {
-        let cases = [(0, true), (1, true), (2, false), (3, false), (4, true), (5, true), (7, false), (9, true)];
-        for (seconds, by_itself) in cases {
-            assert_eq!(looks(Duration::from_secs(seconds)), by_itself, "after {seconds} s");
+    fn a_check_that_gets_there_by_itself_is_left_alone() {
+        // Since the check began, since everything is ready, what it costs to begin anew; and whether it is worth that.
+        let cases = [
+            (2.0, 1.0, 1.0, true),
+            (2.0, 1.8, 1.0, false), // its look at 0 s may have seen it
+            (2.0, 4.0, 1.0, false),
+            (4.5, 0.5, 1.0, false), // the next look is nearer
+            (2.0, 0.5, 3.5, false),
+            (1.0, 0.2, 3.5, true),
+            (7.0, 1.0, 1.0, true),
+            (7.0, 3.0, 1.0, false),
+        ];
+        for (running, ready, cost, worth) in cases {
+            let [a, b, c] = [running, ready, cost].map(Duration::from_secs_f64);
+            assert_eq!(worthwhile(a, b, c), worth, "{running} {ready} {cost}");
         }
     }
 
@@ -305,17 +393,42 @@ mod tests {
         let all = [kustomization("capi", &json!({}), &in_check())];
         let deployment = entry("apps", "Deployment", "capi");
         let certificate = entry("cert-manager.io", "Certificate", "serving-cert");
-        let mut states = BTreeMap::from([(deployment.clone(), true)]);
+        let is = |ready: bool| Progress { begun: false, ready };
+        let mut states = BTreeMap::from([(deployment.clone(), is(true))]);
         assert!(due(&all, &states, &BTreeMap::new()).is_empty(), "the certificate is not there yet");
-        states.insert(certificate.clone(), false);
+        states.insert(certificate.clone(), is(false));
         assert!(due(&all, &states, &BTreeMap::new()).is_empty());
-        states.insert(certificate, true);
+        states.insert(certificate, is(true));
         assert_eq!(due(&all, &states, &BTreeMap::new()).len(), 1);
         let remote = [kustomization("capi", &json!({"kubeConfig": {}}), &in_check())];
         assert!(due(&remote, &states, &BTreeMap::new()).is_empty(), "it acts on the other cluster");
         assert_eq!(due(&remote, &BTreeMap::new(), &states).len(), 1);
         let suspended = [kustomization("capi", &json!({"suspend": true}), &in_check())];
         assert!(due(&suspended, &states, &BTreeMap::new()).is_empty());
+    }
+
+    #[test]
+    fn a_gate_is_due_once_what_it_names_has_begun() {
+        let check = json!({"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Cluster", "name": "mc", "namespace": "capi-system"});
+        let gate = [kustomization("gate", &json!({"wait": false, "healthChecks": [check]}), &in_check())];
+        let state = |begun: bool| {
+            BTreeMap::from([(entry("cluster.x-k8s.io", "Cluster", "mc"), Progress { begun, ready: false })])
+        };
+        assert!(due(&gate, &BTreeMap::new(), &BTreeMap::new()).is_empty(), "it does not exist yet");
+        assert!(due(&gate, &state(false), &BTreeMap::new()).is_empty());
+        assert_eq!(due(&gate, &state(true), &BTreeMap::new()).len(), 1);
+    }
+
+    #[test]
+    fn a_definition_is_ready_once_cluster_api_has_seen_it_with_its_ca() {
+        let definition = |seen: &str, config: Value| {
+            let object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {"name": "d", "generation": 2, "annotations": {SEEN: seen}},
+                "spec": {"conversion": {"webhook": {"clientConfig": config}}}});
+            is_ready(&serde_json::from_value(object).unwrap())
+        };
+        assert!(!definition("2", json!({})) && !definition("1", json!({"caBundle": "x"})));
+        assert!(definition("2", json!({"caBundle": "x"})));
     }
 
     #[test]

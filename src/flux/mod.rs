@@ -23,7 +23,7 @@ pub use chart::{CHART, Chart};
 pub use control::{nudge, nudge_release, resume, suspend};
 pub use error::{Error, Result};
 pub use hasten::Hastener;
-pub(crate) use hasten::inventory;
+pub(crate) use hasten::{awaited, inventory};
 pub use install::{Rendered, install, render, wait_available};
 pub use package::{CHART_REPOSITORY, Package, SOURCE_REPOSITORY};
 pub use ready::{Expected, expected, explain, readiness, revision_name};

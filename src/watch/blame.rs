@@ -156,7 +156,7 @@ impl<'a> Search<'a> {
         }
         let remote = object.data.pointer("/spec/kubeConfig").is_some();
         let target = if remote { self.there? } else { snapshot };
-        let mut waiting: Vec<&DynamicObject> = applied(target, object).filter(|o| !ready(o)).collect();
+        let mut waiting: Vec<&DynamicObject> = awaited(target, object).filter(|o| !ready(o)).collect();
         waiting.sort_by_key(|o| match kind(o) {
             "HelmRelease" | "Kustomization" => 0,
             "Cluster" => 1,
@@ -213,9 +213,9 @@ fn source<'a>(snapshot: &'a Snapshot, object: &DynamicObject) -> Option<&'a Dyna
     (!ready(found)).then_some(found)
 }
 
-/// The objects that a Kustomization applied and that the snapshot holds.
-fn applied<'a>(snapshot: &'a Snapshot, object: &DynamicObject) -> impl Iterator<Item = &'a DynamicObject> {
-    flux::inventory(object).filter_map(|(group, kind, namespace, name)| {
+/// The objects that a Kustomization waits for and that the snapshot holds.
+fn awaited<'a>(snapshot: &'a Snapshot, object: &DynamicObject) -> impl Iterator<Item = &'a DynamicObject> {
+    flux::awaited(object).into_iter().filter_map(|(group, kind, namespace, name)| {
         let namespace = (!namespace.is_empty()).then_some(namespace.as_str());
         snapshot.find(&group, &kind, namespace, &name)
     })

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cluster_init::docker::Docker;
-use cluster_init::exec::Command;
+use cluster_init::exec::{self, Command};
 use cluster_init::fsx;
+use rustix::process::Signal;
 use tokio::sync::Mutex;
 
 use crate::story::Repository;
@@ -40,6 +41,26 @@ impl Run<'_> {
         let ended = ended(command.run(STORY).await);
         eprintln!("{}: exit {} after {:.1?}\n{}", args.join(" "), ended.code, begin.elapsed(), ended.stderr);
         ended
+    }
+
+    /// Runs it until it dies at a moment, which `CLUSTER_INIT_CRASH_AT` names.
+    async fn dies(&self, args: &[&str], moment: &str) {
+        let log = self.home.path().join("moment.log");
+        let command = self.home.command(args.iter().copied()).folder(&self.repository.0);
+        let mut child = command.env("CLUSTER_INIT_CRASH_AT", moment).spawn(&log).unwrap();
+        let status = tokio::time::timeout(STORY, child.wait()).await.unwrap().unwrap();
+        let text = fsx::read_text(&log).unwrap();
+        eprintln!("killed at {moment}\n{text}");
+        assert_eq!(status.code(), None, "killed at {moment}");
+    }
+
+    /// Runs it until a container is there, and kills it then.
+    async fn dies_beside(&self, args: &[&str], container: &str) {
+        let command = self.home.command(args.iter().copied()).folder(&self.repository.0);
+        let mut child = command.spawn(&self.home.path().join("moment.log")).unwrap();
+        until("the container", async || Docker::default().container(container).await.unwrap().is_some()).await;
+        exec::signal(child.pid().unwrap(), Signal::KILL);
+        child.wait().await.unwrap();
     }
 
     /// What kubectl says about the management cluster.
@@ -205,4 +226,39 @@ async fn a_disk_that_is_nearly_full_is_refused_before_anything_is_made() {
     let said = format!("MiB are free on the file system of {path}, 3072 MiB are needed");
     assert!(refused.stderr.contains(&said), "{}", refused.stderr);
     assert!(refused.stderr.contains("set CLUSTER_INIT_HOME to a folder on a larger file system"), "{}", refused.stderr);
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_run_killed_at_five_moments_goes_on_and_so_do_containers_that_stopped() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    let bootstrap = "kubeadm-capd-bootstrap-control-plane";
+    run.dies_beside(&["bootstrap", "kubeadm-capd"], bootstrap).await;
+    run.dies(&["resume"], "outcome:source:publish:after").await;
+    docker(&["stop", bootstrap]).await;
+    run.dies(&["resume"], "end:management-cluster:after").await;
+
+    // A machine that ends is named within seconds, and goes on where it was.
+    let labels = ["label=io.x-k8s.kind.role=control-plane", "label=io.x-k8s.kind.cluster=management-cluster"];
+    let machine = docker(&["ps", "--filter", labels[0], "--filter", labels[1], "--format", "{{.Names}}"]).await;
+    let machine = machine.trim();
+    docker(&["kill", machine]).await;
+    let failed = run.run(&["resume"]).await;
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    let said = format!("container {machine}, a part of the management cluster, does not run any more: it is exited");
+    assert!(failed.stderr.contains(&said), "{}", failed.stderr);
+    assert!(failed.stderr.contains(&format!("docker start {machine}")), "{}", failed.stderr);
+    docker(&["start", machine]).await;
+
+    run.dies(&["resume"], "outcome:pivot:copy:after").await;
+    run.dies(&["resume"], "intent:teardown:delete:after").await;
+    let ended = run.run(&["resume"]).await.ok();
+    assert!(ended.stderr.contains("kubeadm-capd manages itself now"), "{}", ended.stderr);
+    run.run(&["status", "kubeadm-capd"]).await.ok();
+    assert!(Docker::default().container(bootstrap).await.unwrap().is_none(), "the bootstrap cluster is gone");
+    clean().await;
 }
