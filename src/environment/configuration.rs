@@ -18,7 +18,9 @@ pub const VALUES: &str = "management-cluster-values";
 pub(super) const SECRETS: &str = "management-cluster-secrets";
 /// The Secret with the credentials of the infrastructure.
 pub(super) const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
-/// The Secret from which the management cluster's copies of the three are made.
+/// The Secret with the proxy that the Git server is reached through.
+const PROXY: &str = "management-cluster-proxy";
+/// The Secret from which the management cluster's copies of all these are made.
 pub(super) const COPY: &str = "management-cluster-copy";
 
 /// What an environment gives the chart.
@@ -121,11 +123,36 @@ impl Configuration {
         })
     }
 
-    /// Where a Git source is, and what of it is deployed: empty for other sources.
-    pub(super) fn git_variables(&self, commit: &str, follow: bool) -> [(&'static str, String); 2] {
-        let (url, reference) =
-            self.git.as_ref().map(|git| (git.url.clone(), git.reference(commit, follow))).unwrap_or_default();
-        [("GIT_URL", url), ("GIT_REF", reference)]
+    /// Where a Git source is, and what of it is deployed: empty for other sources. Last the spec of its GitRepository.
+    pub(super) fn git_variables(&self, commit: &str, follow: bool) -> [(&'static str, String); 3] {
+        let Some(git) = &self.git else { return ["GIT_URL", "GIT_REF", "GIT_SPEC"].map(|name| (name, String::new())) };
+        let reference = git.reference(commit, follow);
+        let mut spec = json!({"interval": "1m", "timeout": "60s", "url": git.url, "secretRef": {"name": SECRETS},
+            "ref": serde_json::from_str::<Value>(&reference).unwrap_or_default()});
+        if !self.git_proxy().expose().is_empty() {
+            spec["proxySecretRef"] = json!({"name": PROXY});
+        }
+        [("GIT_URL", git.url.clone()), ("GIT_REF", reference), ("GIT_SPEC", spec.to_string())]
+    }
+
+    /// The URL of the proxy that the Git server is reached through; empty where it is reached directly.
+    fn git_proxy(&self) -> Secret {
+        let host = self.git.as_ref().and_then(|git| Some(git.url.parse::<http::Uri>().ok()?.host()?.to_owned()));
+        let Some(host) = host else { return Secret::default() };
+        let mut proxies = Map::new();
+        for layer in self.layers() {
+            // What is no map of values was refused before.
+            let values = yaml::from_str::<Value>(layer, "values").unwrap_or_default();
+            proxies.extend(values["proxies"].as_object().cloned().unwrap_or_default());
+        }
+        let text = |name: &str| proxies.get(name).and_then(Value::as_str).unwrap_or_default();
+        let named = |name: &str| host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+        let mut direct = text("no_proxy").split(',').map(|name| name.trim().trim_start_matches(['*', '.']));
+        match text("https_proxy") {
+            _ if direct.any(|name| !name.is_empty() && named(name)) => Secret::default(),
+            "" => Secret::new(text("http_proxy").to_owned()),
+            proxy => Secret::new(proxy.to_owned()),
+        }
     }
 
     /// The certificates that a Git server is told by.
@@ -135,7 +162,7 @@ impl Configuration {
 
     /// The ConfigMap and the Secrets for one revision; with `follow` a Git source's branch instead of it.
     pub fn objects(&self, commit: &str, chart_version: &str, follow: bool) -> Vec<DynamicObject> {
-        let [(_, git_url), (_, git_ref)] = self.git_variables(commit, follow);
+        let [(_, git_url), (_, git_ref), (_, git_spec)] = self.git_variables(commit, follow);
         let values = json!({
             "base_values": self.base_values,
             "values": self.values,
@@ -145,6 +172,7 @@ impl Configuration {
             "VALUES_DIGEST": self.digest(),
             "GIT_URL": git_url,
             "GIT_REF": git_ref,
+            "GIT_SPEC": git_spec,
         });
         let secrets = json!({
             "secrets": encode(&self.secrets),
@@ -157,14 +185,15 @@ impl Configuration {
             object("ConfigMap", VALUES, &json!({"reconcile.fluxcd.io/watch": "Kustomization"}), &values),
             object("Secret", SECRETS, &json!({}), &secrets),
             object("Secret", INFRA_SECRETS, &json!({}), &json!({"infra-secrets": encode(&self.infra_secrets)})),
+            object("Secret", PROXY, &json!({}), &json!({"address": encode(&self.git_proxy())})),
         ]
     }
 
     /// The Secret from which `management-cluster-configs` makes the same objects on the management cluster: one variable a
     /// key, each a JSON string.
     pub fn copy(&self, commit: &str, chart_version: &str) -> DynamicObject {
-        let digest = self.digest();
-        let [(_, git_url), (_, git_ref)] = self.git_variables(commit, false);
+        let (digest, git_proxy) = (self.digest(), self.git_proxy());
+        let [(_, git_url), (_, git_ref), (_, git_spec)] = self.git_variables(commit, false);
         let variables = [
             ("BASE_VALUES_JSON", self.base_values.as_str()),
             ("VALUES_JSON", &self.values),
@@ -174,6 +203,8 @@ impl Configuration {
             ("VALUES_DIGEST_JSON", &digest),
             ("GIT_URL_JSON", &git_url),
             ("GIT_REF_JSON", &git_ref),
+            ("GIT_SPEC_JSON", &git_spec),
+            ("GIT_PROXY_JSON", git_proxy.expose()),
             ("GIT_CA_JSON", self.git_ca()),
             ("SECRETS_JSON", self.secrets.expose()),
             ("USERNAME_JSON", self.username.expose()),
@@ -266,6 +297,30 @@ mod tests {
 
     fn variables() -> Variables {
         Variables::of([("TOKEN", "a\"b: ,c"), ("CURRENT_COMMIT", "abc")])
+    }
+
+    #[test]
+    fn a_git_server_is_reached_through_the_proxy_unless_no_proxy_names_it() {
+        let cases = [
+            ("", "", ""),
+            ("{https_proxy: 'http://me:p%40x@proxy:3128'}", "{http_proxy: 'http://other:80'}", "http://me:p%40x@proxy:3128"),
+            ("{http_proxy: 'http://proxy:3128'}", "", "http://proxy:3128"),
+            ("{https_proxy: 'http://proxy:3128'}", "{https_proxy: ''}", ""),
+            ("{https_proxy: 'http://proxy:3128', no_proxy: 'localhost, .example.org'}", "", ""),
+            ("{https_proxy: 'http://proxy:3128', no_proxy: 'git.example.org'}", "", ""),
+            ("{https_proxy: 'http://proxy:3128', no_proxy: 'ple.org,example.com'}", "", "http://proxy:3128"),
+        ];
+        for (base, own, proxy) in cases {
+            let values = |proxies: &str| if proxies.is_empty() { String::new() } else { format!("proxies: {proxies}") };
+            let git = GitSource { url: "https://git.example.org/a.git".into(), branch: "main".into(), follow: false, ca: String::new() };
+            let found = Configuration { base_values: values(base), values: values(own), git: Some(git), ..Configuration::default() };
+            assert_eq!(found.git_proxy().expose(), proxy, "{base} {own}");
+            let [.., (_, spec)] = found.git_variables("c0ffee", false);
+            let spec: Value = serde_json::from_str(&spec).unwrap();
+            assert_eq!(spec["ref"], json!({"branch": "main", "commit": "c0ffee"}));
+            assert_eq!(spec.get("proxySecretRef").is_some(), !proxy.is_empty(), "{base} {own}");
+            assert!(!spec.to_string().contains("3128"), "the proxy's password stays in the Secret");
+        }
     }
 
     #[test]

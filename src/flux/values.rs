@@ -26,6 +26,8 @@ enum Kind {
     Texts,
     /// A map of texts by any name.
     TextMap,
+    /// A map of lists of texts by any name.
+    TextsMap,
     /// A map of anything.
     Free,
     /// A map of anything, or nothing.
@@ -122,7 +124,25 @@ const VALUES: &[Key] = &[
     ),
     key("cluster", Kind::Free, FREE),
     key("capd", Kind::Free, FREE),
-    key("proxies", Kind::Free, FREE),
+    key(
+        "proxies",
+        Kind::Keys(&[
+            key("http_proxy", Kind::MaybeText, "A URL, with user and password where the proxy wants them."),
+            key("https_proxy", Kind::MaybeText, "A URL, as http_proxy."),
+            key("no_proxy", Kind::MaybeText, "Hosts and domains that are reached directly, with commas between them."),
+        ]),
+        "The site's proxy: what machines of a cloud pull images through, and what Flux reaches Git repositories of components through.",
+    ),
+    key(
+        "registry_mirrors",
+        Kind::TextsMap,
+        "URLs of mirrors by the registry that they stand for, for machines of a cloud: `docker.io: [https://mirror.example.org]`.",
+    ),
+    key(
+        "ca_certificates",
+        Kind::MaybeText,
+        "Certificates of the site's authority in PEM, which machines of a cloud trust.",
+    ),
     key("debug_values", Kind::Switch, "Renders the merged values into the Secret debug-values."),
     key("global", Kind::Free, "Helm's own."),
 ];
@@ -195,6 +215,7 @@ impl Defaults {
             Kind::Enabled => json!({"type": ["string", "boolean"]}),
             Kind::Texts => json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true}),
             Kind::TextMap => json!({"type": "object", "additionalProperties": {"type": "string"}}),
+            Kind::TextsMap => json!({"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}}),
             Kind::Free => json!({"type": "object"}),
             Kind::MaybeFree => json!({"type": ["object", "null"]}),
             Kind::Keys(keys) => {
@@ -296,6 +317,7 @@ fn shown(kind: &Kind) -> String {
         Kind::Enabled => "`yes`, `no`, `bootstrap-only` or `management-only`".into(),
         Kind::Texts => "a list of texts".into(),
         Kind::TextMap => "a map of texts".into(),
+        Kind::TextsMap => "a map of lists of texts".into(),
         Kind::Free | Kind::MaybeFree | Kind::Keys(_) | Kind::Each(..) | Kind::Components(_) => "a map".into(),
     }
 }

@@ -212,6 +212,39 @@ async fn a_git_server_serves_the_chart_and_all_components_from_one_commit() {
 }
 
 #[tokio::test]
+async fn a_site_s_proxy_mirrors_and_authority_reach_machines_and_flux() {
+    let content = Content::new();
+    let variable = |name: &str| format!(r#"{{{{ include "telco-cloud-init.{name}" . }}}}"#);
+    let helpers = ["kubeadm-files", "kubeadm-commands", "rke2-files", "rke2-commands"];
+    let secrets: Value = helpers.iter().map(|name| ((*name).to_owned(), json!(variable(name)))).collect();
+    let site = json!({
+        "current_commit": COMMIT,
+        "proxies": {"http_proxy": "http://proxy:3128", "https_proxy": "http://me:p%40x@proxy:3128", "no_proxy": "10.0.0.0/8, .example.org"},
+        "registry_mirrors": {"docker.io": ["https://mirror.example.org"]},
+        "ca_certificates": "-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n",
+        "git_repo_templates": {"near": {"spec": {"url": "https://git.example.org/a.git"}}},
+        "components": {"near": {"repo": "near"}, "cluster": {"secrets": secrets}},
+    });
+    let objects = content.chart().render(&content.helm, "management", &[&site.to_string()]).await.unwrap();
+    let find = |name: &str| objects.iter().find(|o| o["metadata"]["name"] == name && o["kind"] != "Kustomization").unwrap();
+    assert_eq!(find("site-proxy")["stringData"]["address"], "http://me:p%40x@proxy:3128");
+    assert_eq!(find("component-capi")["spec"]["proxySecretRef"], json!({"name": "site-proxy"}));
+    assert_eq!(find("component-near")["spec"]["proxySecretRef"], Value::Null, "no_proxy names its domain");
+    let machines = &find("component-cluster-secrets")["stringData"];
+    let lists = helpers.map(|name| {
+        let list: Value = serde_json::from_str(machines[name].as_str().unwrap()).unwrap();
+        (name, list)
+    });
+    insta::assert_yaml_snapshot!("machines_of_a_site", std::collections::BTreeMap::from(lists));
+
+    let plain = json!({"current_commit": COMMIT, "components": {"cluster": {"secrets": site["components"]["cluster"]["secrets"]}}});
+    let objects = content.chart().render(&content.helm, "management", &[&plain.to_string()]).await.unwrap();
+    assert!(!objects.iter().any(|o| o["metadata"]["name"] == "site-proxy" || o["spec"]["proxySecretRef"].is_object()));
+    let secret = objects.iter().find(|o| o["metadata"]["name"] == "component-cluster-secrets").unwrap();
+    assert!(helpers.iter().all(|name| secret["stringData"][name] == "[]"), "a site without either asks nothing of machines");
+}
+
+#[tokio::test]
 async fn a_component_may_have_another_revision_of_the_artifact() {
     let content = Content::new();
     let values =
