@@ -141,9 +141,17 @@ fn termination(ended: &Value) -> String {
 
 /// A state on one line of bearable length, for views; what is cut off stands in the object.
 pub fn brief(state: &str) -> String {
-    const MOST: usize = 160;
+    on_one_line(state, 160)
+}
+
+/// The same for a cause: what to do stands at its end.
+pub fn cause(state: &str) -> String {
+    on_one_line(state, 400)
+}
+
+fn on_one_line(state: &str, most: usize) -> String {
     let line = state.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MOST) {
+    match line.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
