@@ -32,7 +32,7 @@ async fn a_plan_says_what_each_cluster_gets_and_shows_no_secret() {
     let (tree, yaml, json) = (tree.ok(), yaml.ok(), json.ok());
     for line in [
         "bootstrap cluster kubeadm-capo-bootstrap, backend local, deleted after the hand-over",
-        "    └── cluster  (kustomize-components/management-cluster/kubeadm-capo)  after capi, cabpk, capo, cluster-resource-sets",
+        "    └── cluster  (kustomize-components/management-cluster/kubeadm-capo)  after capi, capi-definitions, cabpk, capo, cluster-resource-sets",
         "management cluster management-cluster",
     ] {
         assert!(tree.stdout.contains(line), "missing: {line}\n{}", tree.stdout);
