@@ -246,5 +246,6 @@ mod tests {
     fn long_states_are_cut() {
         assert_eq!(brief("a\n  b"), "a b");
         assert_eq!(brief(&"x".repeat(500)).chars().count(), 161);
+        assert_eq!(cause(&"x".repeat(500)).chars().count(), 401);
     }
 }
