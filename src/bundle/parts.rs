@@ -17,7 +17,7 @@ const RECIPE: &str = "1";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 25] = [
+const FILES: [(&str, &str); 27] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -27,6 +27,8 @@ const FILES: [(&str, &str); 25] = [
     ("cert-manager/go.sum", include_str!("../../tools/parts/cert-manager/go.sum")),
     ("providers/go.mod", include_str!("../../tools/parts/providers/go.mod")),
     ("providers/go.sum", include_str!("../../tools/parts/providers/go.sum")),
+    ("rke2/go.mod", include_str!("../../tools/parts/rke2/go.mod")),
+    ("rke2/go.sum", include_str!("../../tools/parts/rke2/go.sum")),
     ("node/go.mod", include_str!("../../tools/parts/node/go.mod")),
     ("node/go.sum", include_str!("../../tools/parts/node/go.sum")),
     ("node/coredns/main.go", include_str!("../../tools/parts/node/coredns/main.go")),

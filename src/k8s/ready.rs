@@ -66,7 +66,7 @@ pub fn readiness(object: &DynamicObject) -> Readiness {
         _ if condition(object, "Ready").is_some() => by_condition(object, "Ready"),
         // Flux' and Cluster API's objects always get a Ready condition; without one their controller has not come by.
         "Kustomization" | "HelmRelease" | "OCIRepository" | "GitRepository" | "HelmChart" | "HelmRepository"
-        | "Machine" | "Node" => progressing("not reconciled yet"),
+        | "Machine" | "Node" | "RKE2ControlPlane" => progressing("not reconciled yet"),
         _ => Readiness::Ready,
     }
 }

@@ -7,7 +7,7 @@ use kube::api::DynamicObject;
 use serde::Serialize;
 
 use super::snapshot::{Snapshot, text};
-use super::state::{brief, state};
+use super::state::{cause, state};
 use crate::flux;
 use crate::k8s::{ObjectRef, Readiness, condition, reference};
 
@@ -24,7 +24,7 @@ pub struct Link {
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (on the {} cluster): {}", self.object, self.cluster, brief(&self.state))
+        write!(f, "{} (on the {} cluster): {}", self.object, self.cluster, cause(&self.state))
     }
 }
 

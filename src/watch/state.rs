@@ -50,7 +50,18 @@ fn machine(object: &DynamicObject) -> Readiness {
     }
 }
 
-/// The docker provider runs kubeadm once: a node that failed to become one stays so.
+/// What a node's output says of why it was not set up, most telling first, and what to do where that does not say it.
+const TELLING: [(&str, &str); 6] = [
+    ("failed to pull image", ""),
+    ("RKE2 cannot be installed", ""),
+    ("[ERROR ", ""),
+    ("error execution phase", ""),
+    // RKE2's installer comes through a pipe: that none came shows only when its service is wanted.
+    ("Unit file rke2-", "RKE2 is not installed; use a machine image that holds it, or let this site reach get.rke2.io"),
+    ("Job for rke2-", "the container says why: journalctl --unit rke2-server --unit rke2-agent"),
+];
+
+/// The docker provider sets a node up once: one that failed to become one stays so.
 fn docker_machine(object: &DynamicObject) -> Readiness {
     match condition(object, "BootstrapCompleted") {
         Some(found) if found["status"] == "False" && found["reason"] == "Failed" => {
@@ -60,13 +71,15 @@ fn docker_machine(object: &DynamicObject) -> Readiness {
     }
 }
 
-/// The line of a node's output that says most: an image that is missing, an error of kubeadm, or the last one.
+/// The line of a node's output that says most: the first of what is telling, or the last one.
 fn last_words(output: &Value) -> String {
-    let lines: Vec<&str> =
-        output.as_str().unwrap_or_default().lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    let telling = ["failed to pull image", "[ERROR ", "error execution phase"];
-    let found = telling.iter().find_map(|text| lines.iter().find(|line| line.contains(text)));
-    found.or(lines.last()).map(ToString::to_string).unwrap_or_default()
+    let lines = output.as_str().unwrap_or_default().lines().map(|line| line.trim().trim_start_matches("STDERR: "));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let found = TELLING.iter().find_map(|(text, remedy)| {
+        let line = lines.iter().find(|line| line.contains(text))?;
+        Some(if remedy.is_empty() { (*line).to_owned() } else { format!("{line} ({remedy})") })
+    });
+    found.or_else(|| lines.last().map(ToString::to_string)).unwrap_or_default()
 }
 
 /// Judges a Pod by its containers, which say why.
@@ -128,9 +141,17 @@ fn termination(ended: &Value) -> String {
 
 /// A state on one line of bearable length, for views; what is cut off stands in the object.
 pub fn brief(state: &str) -> String {
-    const MOST: usize = 160;
+    on_one_line(state, 160)
+}
+
+/// The same for a cause: what to do stands at its end.
+pub fn cause(state: &str) -> String {
+    on_one_line(state, 400)
+}
+
+fn on_one_line(state: &str, most: usize) -> String {
     let line = state.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MOST) {
+    match line.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
@@ -146,20 +167,45 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    fn docker_machine_with(reason: &str, message: &str) -> DynamicObject {
+        let value = json!({"apiVersion": "infrastructure.cluster.x-k8s.io/v1beta2", "kind": "DockerMachine",
+            "metadata": {"name": "m"}, "status": {"conditions": [
+                {"type": "BootstrapCompleted", "status": "False", "reason": reason, "message": message}]}});
+        serde_json::from_value(value).unwrap()
+    }
+
     #[test]
     fn a_node_that_was_not_set_up_names_the_image_that_is_missing() {
         let text = "Command 'kubeadm init' failed\nERROR: exit status 1\nSTDERR: \n  [WARNING ImagePull]: failed to pull image a/etcd:v9: not found\n  timed out";
-        let machine = |reason: &str| {
-            serde_json::from_value(
-                json!({"apiVersion": "infrastructure.cluster.x-k8s.io/v1beta2", "kind": "DockerMachine",
-                "metadata": {"name": "m"}, "status": {"conditions": [
-                    {"type": "BootstrapCompleted", "status": "False", "reason": reason, "message": text}]}}),
-            )
-            .unwrap()
-        };
         let said = "setting up the node failed: [WARNING ImagePull]: failed to pull image a/etcd:v9: not found";
-        assert_eq!(state(&machine("Failed")), Readiness::Failed(said.into()));
-        assert!(!matches!(state(&machine("NotCompleted")), Readiness::Failed(_)));
+        assert_eq!(state(&docker_machine_with("Failed", text)), Readiness::Failed(said.into()));
+        assert!(!matches!(state(&docker_machine_with("NotCompleted", text)), Readiness::Failed(_)));
+    }
+
+    #[test]
+    fn a_node_without_rke2_says_what_to_do() {
+        let missing = "RKE2 cannot be installed: image docker.io/rancher/rke2-runtime:v1 is missing (curl: (6) Could not resolve host: registry-1.docker.io); let this site reach docker.io";
+        let unit = "Failed to enable unit: Unit file rke2-server.service does not exist.";
+        let job = "Job for rke2-server.service failed because the control process exited with error code.";
+        let cases = [
+            (format!("STDERR: {missing}"), missing.to_owned()),
+            (
+                format!("STDERR: {unit}"),
+                format!(
+                    "{unit} (RKE2 is not installed; use a machine image that holds it, or let this site reach get.rke2.io)"
+                ),
+            ),
+            (
+                format!("STDERR: \n     {job}\n     See \"systemctl status rke2-server.service\" for details."),
+                format!("{job} (the container says why: journalctl --unit rke2-server --unit rke2-agent)"),
+            ),
+            ("STDERR: sh: 0: cannot open /opt/x".into(), "sh: 0: cannot open /opt/x".into()),
+        ];
+        for (stderr, said) in cases {
+            let text = format!("Running boostrap command [ /bin/sh -c x ]\nERROR: exit status 1\nSTDOUT: \n{stderr}\n");
+            let failed = Readiness::Failed(format!("setting up the node failed: {said}"));
+            assert_eq!(state(&docker_machine_with("Failed", &text)), failed);
+        }
     }
 
     #[test]
@@ -200,5 +246,6 @@ mod tests {
     fn long_states_are_cut() {
         assert_eq!(brief("a\n  b"), "a b");
         assert_eq!(brief(&"x".repeat(500)).chars().count(), 161);
+        assert_eq!(cause(&"x".repeat(500)).chars().count(), 401);
     }
 }

@@ -96,7 +96,7 @@ async fn every_url_and_image_of_the_components_is_in_the_bundle() {
         }
     }
     assert!(seen > 10, "{seen}");
-    // The images that upstream's manifests name, too; those of OpenStack and RKE2 are not in the bundle.
+    // The images that upstream's manifests name, too; those of OpenStack are not in the bundle, those of RKE2 only with docker.
     let own = ["fluxcd/", "cert-manager/", "kubernetes-sigs/cluster-api/"];
     for url in bundle.manifest_urls().filter(|url| own.iter().any(|project| url.contains(project))) {
         let content = String::from_utf8(bundle.manifest(url).unwrap().unwrap()).unwrap();

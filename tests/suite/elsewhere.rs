@@ -100,7 +100,7 @@ async fn what_is_no_environment_is_told_with_what_to_do() {
         (
             "./environment-values/base",
             "./environment-values/base is no environment: it is what environments share",
-            "name one of kubeadm-capd, kubeadm-capo, local, rke2-capo",
+            "name one of kubeadm-capd, kubeadm-capo, local, rke2-capd, rke2-capo",
         ),
         (
             "../my-envs/local",

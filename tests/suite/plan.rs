@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cluster_init::exec::Command;
 use cluster_init::k8s;
 
 use crate::support::{Ended, Home, bundle, ended};
@@ -31,7 +32,7 @@ async fn a_plan_says_what_each_cluster_gets_and_shows_no_secret() {
     let (tree, yaml, json) = (tree.ok(), yaml.ok(), json.ok());
     for line in [
         "bootstrap cluster kubeadm-capo-bootstrap, backend local, deleted after the hand-over",
-        "    └── cluster  (kustomize-components/management-cluster/kubeadm-capo)  after capi, cabpk, capo, cluster-resource-sets",
+        "    └── cluster  (kustomize-components/management-cluster/kubeadm-capo)  after capi, capi-definitions, cabpk, capo, cluster-resource-sets",
         "management cluster management-cluster",
     ] {
         assert!(tree.stdout.contains(line), "missing: {line}\n{}", tree.stdout);
@@ -50,6 +51,26 @@ async fn a_plan_says_what_each_cluster_gets_and_shows_no_secret() {
         assert!(!ended.stdout.contains("${OPENSTACK"), "a variable is left");
     }
     assert_eq!(cluster_init::fsx::list(&home.path().join("nodes")).unwrap_or_default(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_machine_that_cannot_have_rke2_names_the_image_and_the_remedy_in_one_line() {
+    let home = Home::new();
+    let plan = plan(&home, &["rke2-capd", "--output", "yaml", "--cluster", "management"]).await.ok();
+    let objects = k8s::parse(&plan.stdout, "plan").unwrap();
+    let control_plane = objects.iter().find(|o| o.types.as_ref().unwrap().kind == "RKE2ControlPlane").unwrap();
+    let script = control_plane.data["spec"]["files"][0]["content"].as_str().unwrap();
+    assert!(!script.contains("${"), "{script}");
+    // What the machine runs, on a site where no name is known; then on one that reaches everything.
+    let run = async |curl: &str| {
+        let script = format!("curl() {{ {curl}; }}\n{script}");
+        ended(Command::new("sh").args(["-c", &script]).run(Duration::from_mins(1)).await)
+    };
+    let refused = run("for try in 1 2; do echo 'curl: (6) no such host' >&2; done; return 6").await;
+    let said = "RKE2 cannot be installed: image docker.io/rancher/rke2-runtime:v1.34.1-rke2r1 is missing (curl: (6) no such host); \
+        let this site reach docker.io and get.rke2.io, or set cluster.capd.image to an image that holds RKE2, and cluster.capd.air_gapped\n";
+    assert_eq!((refused.code, refused.stderr.as_str()), (1, said));
+    run("true").await.ok();
 }
 
 #[tokio::test]
