@@ -303,7 +303,11 @@ mod tests {
     fn a_git_server_is_reached_through_the_proxy_unless_no_proxy_names_it() {
         let cases = [
             ("", "", ""),
-            ("{https_proxy: 'http://me:p%40x@proxy:3128'}", "{http_proxy: 'http://other:80'}", "http://me:p%40x@proxy:3128"),
+            (
+                "{https_proxy: 'http://me:p%40x@proxy:3128'}",
+                "{http_proxy: 'http://other:80'}",
+                "http://me:p%40x@proxy:3128",
+            ),
             ("{http_proxy: 'http://proxy:3128'}", "", "http://proxy:3128"),
             ("{https_proxy: 'http://proxy:3128'}", "{https_proxy: ''}", ""),
             ("{https_proxy: 'http://proxy:3128', no_proxy: 'localhost, .example.org'}", "", ""),
@@ -312,8 +316,18 @@ mod tests {
         ];
         for (base, own, proxy) in cases {
             let values = |proxies: &str| if proxies.is_empty() { String::new() } else { format!("proxies: {proxies}") };
-            let git = GitSource { url: "https://git.example.org/a.git".into(), branch: "main".into(), follow: false, ca: String::new() };
-            let found = Configuration { base_values: values(base), values: values(own), git: Some(git), ..Configuration::default() };
+            let git = GitSource {
+                url: "https://git.example.org/a.git".into(),
+                branch: "main".into(),
+                follow: false,
+                ca: String::new(),
+            };
+            let found = Configuration {
+                base_values: values(base),
+                values: values(own),
+                git: Some(git),
+                ..Configuration::default()
+            };
             assert_eq!(found.git_proxy().expose(), proxy, "{base} {own}");
             let [.., (_, spec)] = found.git_variables("c0ffee", false);
             let spec: Value = serde_json::from_str(&spec).unwrap();
@@ -337,6 +351,7 @@ mod tests {
                 "ConfigMap default/management-cluster-values",
                 "Secret default/management-cluster-secrets",
                 "Secret default/management-cluster-infra-secrets",
+                "Secret default/management-cluster-proxy",
             ]
         );
         assert_eq!(objects[0].data["data"]["CURRENT_COMMIT"], "1234567");

@@ -215,7 +215,9 @@ impl Defaults {
             Kind::Enabled => json!({"type": ["string", "boolean"]}),
             Kind::Texts => json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true}),
             Kind::TextMap => json!({"type": "object", "additionalProperties": {"type": "string"}}),
-            Kind::TextsMap => json!({"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}}),
+            Kind::TextsMap => {
+                json!({"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}})
+            }
             Kind::Free => json!({"type": "object"}),
             Kind::MaybeFree => json!({"type": ["object", "null"]}),
             Kind::Keys(keys) => {

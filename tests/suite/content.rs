@@ -226,7 +226,8 @@ async fn a_site_s_proxy_mirrors_and_authority_reach_machines_and_flux() {
         "components": {"near": {"repo": "near"}, "cluster": {"secrets": secrets}},
     });
     let objects = content.chart().render(&content.helm, "management", &[&site.to_string()]).await.unwrap();
-    let find = |name: &str| objects.iter().find(|o| o["metadata"]["name"] == name && o["kind"] != "Kustomization").unwrap();
+    let find =
+        |name: &str| objects.iter().find(|o| o["metadata"]["name"] == name && o["kind"] != "Kustomization").unwrap();
     assert_eq!(find("site-proxy")["stringData"]["address"], "http://me:p%40x@proxy:3128");
     assert_eq!(find("component-capi")["spec"]["proxySecretRef"], json!({"name": "site-proxy"}));
     assert_eq!(find("component-near")["spec"]["proxySecretRef"], Value::Null, "no_proxy names its domain");
@@ -241,7 +242,10 @@ async fn a_site_s_proxy_mirrors_and_authority_reach_machines_and_flux() {
     let objects = content.chart().render(&content.helm, "management", &[&plain.to_string()]).await.unwrap();
     assert!(!objects.iter().any(|o| o["metadata"]["name"] == "site-proxy" || o["spec"]["proxySecretRef"].is_object()));
     let secret = objects.iter().find(|o| o["metadata"]["name"] == "component-cluster-secrets").unwrap();
-    assert!(helpers.iter().all(|name| secret["stringData"][name] == "[]"), "a site without either asks nothing of machines");
+    assert!(
+        helpers.iter().all(|name| secret["stringData"][name] == "[]"),
+        "a site without either asks nothing of machines"
+    );
 }
 
 #[tokio::test]
