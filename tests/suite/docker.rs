@@ -198,6 +198,26 @@ async fn an_image_that_nobody_has_is_named() {
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
+async fn a_site_without_rke2_is_told_so_by_its_first_machine() {
+    if tokio::net::lookup_host(("registry-1.docker.io", 443)).await.is_ok() {
+        eprintln!("this site may well have RKE2: left out");
+        return;
+    }
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    let failed = run.run(&["bootstrap", "rke2-capd", "--backend", "local"]).await;
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    let said = "setting up the node failed: RKE2 cannot be installed: image docker.io/rancher/rke2-runtime:v1.34.1-rke2r1 is missing";
+    assert!(failed.stderr.contains(said), "{}", failed.stderr);
+    assert!(failed.stderr.contains("or set cluster.capd.image to an image that holds RKE2"), "{}", failed.stderr);
+    clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
 async fn a_daemon_that_does_not_answer_is_refused_before_anything_is_made() {
     let home = Home::new();
     let repository = Repository::new(&home).await;
