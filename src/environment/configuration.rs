@@ -18,8 +18,9 @@ pub const VALUES: &str = "management-cluster-values";
 pub(super) const SECRETS: &str = "management-cluster-secrets";
 /// The Secret with the credentials of the infrastructure.
 pub(super) const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
-/// The Secret with the proxy that the Git server is reached through.
-const PROXY: &str = "management-cluster-proxy";
+/// The Secret with the proxy that the Git server is reached through. Not `management-cluster-proxy`: to Cluster API that is the
+/// authority of the cluster's front proxy.
+const PROXY: &str = "git-proxy";
 /// The Secret from which the management cluster's copies of all these are made.
 pub(super) const COPY: &str = "management-cluster-copy";
 
@@ -351,7 +352,7 @@ mod tests {
                 "ConfigMap default/management-cluster-values",
                 "Secret default/management-cluster-secrets",
                 "Secret default/management-cluster-infra-secrets",
-                "Secret default/management-cluster-proxy",
+                "Secret default/git-proxy",
             ]
         );
         assert_eq!(objects[0].data["data"]["CURRENT_COMMIT"], "1234567");
