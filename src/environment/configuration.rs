@@ -339,6 +339,17 @@ mod tests {
     }
 
     #[test]
+    fn no_object_has_a_name_that_cluster_api_gives_to_a_secret_of_the_cluster() {
+        let configuration = Configuration::default();
+        let mut objects = configuration.objects("1234567", "0.1.0", false);
+        objects.push(configuration.copy("1234567", "0.1.0"));
+        for purpose in ["ca", "etcd", "proxy", "sa", "kubeconfig"] {
+            let taken = format!("{}-{purpose}", crate::environment::MANAGEMENT_CLUSTER);
+            assert!(objects.iter().all(|object| object.metadata.name.as_deref() != Some(&taken)), "{taken}");
+        }
+    }
+
+    #[test]
     fn an_environment_becomes_the_objects_that_the_release_reads() {
         let configuration = Configuration::read("local", rendered("a: 1\n", "b: ${TOKEN:-x}"), &variables());
         assert!(configuration.is_err(), "a quote in a value breaks the YAML around it, and is found");
