@@ -29,7 +29,8 @@ Files of machines that kubeadm sets up. containerd reads certs.d where its confi
     {{- end -}}
     {{- $files = append $files (dict "path" (printf "/etc/containerd/certs.d/%s/hosts.toml" $registry) "permissions" "0644" "content" (printf "%s\n" (join "\n" $lines))) -}}
   {{- end -}}
-  {{- toJson $files -}}
+  {{- /* An empty list is refused. */ -}}
+  {{- toJson ($files | default (list (dict "path" "/etc/cluster-init" "permissions" "0644" "content" "Set up by cluster-init.\n"))) -}}
 {{- end -}}
 
 {{/*
@@ -40,7 +41,7 @@ Commands of machines that kubeadm sets up, before it does.
   {{- if include "telco-cloud-init.proxy-environment" (dict "root" . "prefix" "") -}}
     {{- $commands = concat $commands (list "systemctl daemon-reload" "systemctl restart containerd") -}}
   {{- end -}}
-  {{- toJson $commands -}}
+  {{- toJson ($commands | default (list "true")) -}}
 {{- end -}}
 
 {{/*
