@@ -222,8 +222,8 @@ async fn a_site_s_proxy_mirrors_and_authority_reach_machines_and_flux() {
         "proxies": {"http_proxy": "http://proxy:3128", "https_proxy": "http://me:p%40x@proxy:3128", "no_proxy": "10.0.0.0/8, .example.org"},
         "registry_mirrors": {"docker.io": ["https://mirror.example.org"]},
         "ca_certificates": "-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n",
-        "git_repo_templates": {"near": {"spec": {"url": "https://git.example.org/a.git"}}},
-        "components": {"near": {"repo": "near"}, "cluster": {"secrets": secrets}},
+        "git_repo_templates": {"near": {"spec": {"url": "https://git.example.org/a.git"}}, "ssh": {"spec": {"url": "ssh://git@far/a.git"}}},
+        "components": {"near": {"repo": "near"}, "ssh": {"repo": "ssh"}, "cluster": {"secrets": secrets}},
     });
     let objects = content.chart().render(&content.helm, "management", &[&site.to_string()]).await.unwrap();
     let find =
@@ -231,6 +231,7 @@ async fn a_site_s_proxy_mirrors_and_authority_reach_machines_and_flux() {
     assert_eq!(find("site-proxy")["stringData"]["address"], "http://me:p%40x@proxy:3128");
     assert_eq!(find("component-capi")["spec"]["proxySecretRef"], json!({"name": "site-proxy"}));
     assert_eq!(find("component-near")["spec"]["proxySecretRef"], Value::Null, "no_proxy names its domain");
+    assert_eq!(find("component-ssh")["spec"]["proxySecretRef"], Value::Null);
     let machines = &find("component-cluster-secrets")["stringData"];
     let lists = helpers.map(|name| {
         let list: Value = serde_json::from_str(machines[name].as_str().unwrap()).unwrap();

@@ -38,7 +38,8 @@ Commands of machines that kubeadm sets up, before it does.
 */}}
 {{- define "telco-cloud-init.kubeadm-commands" -}}
   {{- $commands := include "telco-cloud-init.ca-commands" . | fromJsonArray -}}
-  {{- if include "telco-cloud-init.proxy-environment" (dict "root" . "prefix" "") -}}
+  {{- /* containerd reads authorities and proxy when it starts. */ -}}
+  {{- if or $commands (include "telco-cloud-init.proxy-environment" (dict "root" . "prefix" "")) -}}
     {{- $commands = concat $commands (list "systemctl daemon-reload" "systemctl restart containerd") -}}
   {{- end -}}
   {{- toJson ($commands | default (list "true")) -}}
@@ -125,16 +126,21 @@ The URL of the proxy to the world; nothing when there is none.
 {{- end -}}
 
 {{/*
-"true" when a URL is reached through the proxy: there is one, and no_proxy does not name the host or a domain of it.
+"true" when a URL is reached through the proxy: there is one, it is no SSH, and no_proxy does not name the host or a domain of it.
 */}}
 {{- define "telco-cloud-init.is-proxied" -}}
-  {{- $host := (urlParse .url).hostname -}}
-  {{- $direct := not (include "telco-cloud-init.proxy" .root) -}}
-  {{- range splitList "," ((.root.Values.proxies | default dict).no_proxy | default "") -}}
-    {{- $name := trim . | trimPrefix "*" | trimPrefix "." -}}
-    {{- if and $name (or (eq $host $name) (hasSuffix (printf ".%s" $name) $host)) -}}
-      {{- $direct = true -}}
+  {{- $proxied := and (include "telco-cloud-init.proxy" .root) (hasPrefix "http" .url) | empty | not -}}
+  {{- if $proxied -}}
+    {{- $host := (urlParse .url).hostname -}}
+    {{- range splitList "," (.root.Values.proxies.no_proxy | default "") -}}
+      {{- $name := trim . | trimPrefix "*" | trimPrefix "." -}}
+      {{- if and $name (or (eq $host $name) (hasSuffix (printf ".%s" $name) $host)) -}}
+        {{- $proxied = false -}}
+      {{- end -}}
+    {{- end -}}
+    {{- if or (hasSuffix ".svc" $host) (hasSuffix ".cluster.local" $host) -}}
+      {{- $proxied = false -}}
     {{- end -}}
   {{- end -}}
-  {{- not (or $direct (hasSuffix ".svc" $host) (hasSuffix ".cluster.local" $host)) -}}
+  {{- $proxied -}}
 {{- end -}}
