@@ -7,8 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::ssh_key::private_key;
 use super::{Error, GitSource, Result, Secret, Variables};
 use crate::flux::RELEASE_NAMESPACE;
+use crate::git;
 use crate::k8s::{DynamicObject, ObjectRef, reference};
 use crate::yaml;
 
@@ -21,6 +23,9 @@ pub(super) const INFRA_SECRETS: &str = "management-cluster-infra-secrets";
 /// The Secret with the proxy that the Git server is reached through. Not `management-cluster-proxy`: to Cluster API that is the
 /// authority of the cluster's front proxy.
 const PROXY: &str = "git-proxy";
+/// The Secret with what a GitRepository is read with over SSH. Apart from the other one: Flux would take a user's name and password there
+/// for those of the key.
+const SSH: &str = "git-ssh";
 /// The Secret from which the management cluster's copies of all these are made.
 pub(super) const COPY: &str = "management-cluster-copy";
 
@@ -39,6 +44,8 @@ pub struct Configuration {
     pub username: Secret,
     /// Password or token for Git repositories.
     pub password: Secret,
+    /// Private key for a Git server that is read over SSH.
+    pub ssh_key: Secret,
     /// Credentials of the infrastructure, as values.
     pub infra_secrets: Secret,
     /// Where the clusters fetch the commit, when the source is Git.
@@ -63,6 +70,16 @@ impl Configuration {
                     ("Secret", SECRETS, "secrets") => found.secrets = Secret::new(text),
                     ("Secret", SECRETS, "username") => found.username = Secret::new(text),
                     ("Secret", SECRETS, "password") => found.password = Secret::new(text),
+                    ("Secret", SECRETS, "identity") => {
+                        let wrong = |(reason, remedy)| Error::PrivateKey {
+                            environment: environment.to_owned(),
+                            object: named.to_string(),
+                            key: key.clone(),
+                            reason,
+                            remedy,
+                        };
+                        found.ssh_key = Secret::new(private_key(&text).map_err(wrong)?);
+                    }
                     ("Secret", INFRA_SECRETS, "infra-secrets") => found.infra_secrets = Secret::new(text),
                     _ => {
                         let what = format!("key {key} of {named}");
@@ -112,8 +129,9 @@ impl Configuration {
     /// A digest of everything: when it changes, the release must be looked at again.
     pub fn digest(&self) -> String {
         let mut all = Sha256::new();
-        let git = self.git.iter().flat_map(|git| [git.url.as_str(), &git.branch, &git.ca]);
-        for text in self.layers().into_iter().chain([self.username.expose(), self.password.expose()]).chain(git) {
+        let git = self.git.iter().flat_map(|git| [git.url.as_str(), &git.branch, &git.ca, &git.known_hosts]);
+        let secret = [&self.username, &self.password, &self.ssh_key].map(Secret::expose);
+        for text in self.layers().into_iter().chain(secret).chain(git) {
             all.update((text.len() as u64).to_be_bytes());
             all.update(text);
         }
@@ -124,21 +142,22 @@ impl Configuration {
         })
     }
 
-    /// Where a Git source is, and what of it is deployed: empty for other sources. Last the spec of its GitRepository.
-    pub(super) fn git_variables(&self, commit: &str, follow: bool) -> [(&'static str, String); 3] {
-        let Some(git) = &self.git else { return ["GIT_URL", "GIT_REF", "GIT_SPEC"].map(|name| (name, String::new())) };
-        let reference = git.reference(commit, follow);
-        let mut spec = json!({"interval": "1m", "timeout": "60s", "url": git.url, "secretRef": {"name": SECRETS},
-            "ref": serde_json::from_str::<Value>(&reference).unwrap_or_default()});
+    /// The spec of a Git source's GitRepository, as JSON: where it is, and what of it is deployed. Empty for other sources.
+    pub(super) fn git_spec(&self, commit: &str, follow: bool) -> String {
+        let Some(git) = &self.git else { return String::new() };
+        let secret = if git::is_ssh(&git.url) { SSH } else { SECRETS };
+        let mut spec = json!({"interval": "1m", "timeout": "60s", "url": git.url, "secretRef": {"name": secret},
+            "ref": git.reference(commit, follow)});
         if !self.git_proxy().expose().is_empty() {
             spec["proxySecretRef"] = json!({"name": PROXY});
         }
-        [("GIT_URL", git.url.clone()), ("GIT_REF", reference), ("GIT_SPEC", spec.to_string())]
+        spec.to_string()
     }
 
     /// The URL of the proxy that the Git server is reached through; empty where it is reached directly.
     fn git_proxy(&self) -> Secret {
-        let host = self.git.as_ref().and_then(|git| Some(git.url.parse::<http::Uri>().ok()?.host()?.to_owned()));
+        let url = self.git.as_ref().map(|git| git.url.as_str()).filter(|url| !git::is_ssh(url));
+        let host = url.and_then(|url| Some(url.parse::<http::Uri>().ok()?.host()?.to_owned()));
         let Some(host) = host else { return Secret::default() };
         let mut proxies = Map::new();
         for layer in self.layers() {
@@ -161,9 +180,13 @@ impl Configuration {
         self.git.as_ref().map_or("", |git| &git.ca)
     }
 
+    /// The keys that a Git server is told by.
+    fn known_hosts(&self) -> &str {
+        self.git.as_ref().map_or("", |git| &git.known_hosts)
+    }
+
     /// The ConfigMap and the Secrets for one revision; with `follow` a Git source's branch instead of it.
     pub fn objects(&self, commit: &str, chart_version: &str, follow: bool) -> Vec<DynamicObject> {
-        let [(_, git_url), (_, git_ref), (_, git_spec)] = self.git_variables(commit, follow);
         let values = json!({
             "base_values": self.base_values,
             "values": self.values,
@@ -171,9 +194,7 @@ impl Configuration {
             "CURRENT_COMMIT": commit,
             "CHART_VERSION": chart_version,
             "VALUES_DIGEST": self.digest(),
-            "GIT_URL": git_url,
-            "GIT_REF": git_ref,
-            "GIT_SPEC": git_spec,
+            "GIT_SPEC": self.git_spec(commit, follow),
         });
         let secrets = json!({
             "secrets": encode(&self.secrets),
@@ -181,12 +202,14 @@ impl Configuration {
             "password": encode(&self.password),
             "ca.crt": STANDARD.encode(self.git_ca()),
         });
+        let ssh = json!({"identity": encode(&self.ssh_key), "known_hosts": STANDARD.encode(self.known_hosts())});
         vec![
             // The label makes kustomize-controller react at once; see kustomize-components/management-cluster-configs.
             object("ConfigMap", VALUES, &json!({"reconcile.fluxcd.io/watch": "Kustomization"}), &values),
             object("Secret", SECRETS, &json!({}), &secrets),
             object("Secret", INFRA_SECRETS, &json!({}), &json!({"infra-secrets": encode(&self.infra_secrets)})),
             object("Secret", PROXY, &json!({}), &json!({"address": encode(&self.git_proxy())})),
+            object("Secret", SSH, &json!({}), &ssh),
         ]
     }
 
@@ -194,7 +217,7 @@ impl Configuration {
     /// key, each a JSON string.
     pub fn copy(&self, commit: &str, chart_version: &str) -> DynamicObject {
         let (digest, git_proxy) = (self.digest(), self.git_proxy());
-        let [(_, git_url), (_, git_ref), (_, git_spec)] = self.git_variables(commit, false);
+        let git_spec = self.git_spec(commit, false);
         let variables = [
             ("BASE_VALUES_JSON", self.base_values.as_str()),
             ("VALUES_JSON", &self.values),
@@ -202,11 +225,11 @@ impl Configuration {
             ("CURRENT_COMMIT_JSON", commit),
             ("CHART_VERSION_JSON", chart_version),
             ("VALUES_DIGEST_JSON", &digest),
-            ("GIT_URL_JSON", &git_url),
-            ("GIT_REF_JSON", &git_ref),
             ("GIT_SPEC_JSON", &git_spec),
             ("GIT_PROXY_JSON", git_proxy.expose()),
             ("GIT_CA_JSON", self.git_ca()),
+            ("GIT_KNOWN_HOSTS_JSON", self.known_hosts()),
+            ("SSH_KEY_JSON", self.ssh_key.expose()),
             ("SECRETS_JSON", self.secrets.expose()),
             ("USERNAME_JSON", self.username.expose()),
             ("PASSWORD_JSON", self.password.expose()),
@@ -322,6 +345,7 @@ mod tests {
                 branch: "main".into(),
                 follow: false,
                 ca: String::new(),
+                known_hosts: String::new(),
             };
             let found = Configuration {
                 base_values: values(base),
@@ -330,8 +354,7 @@ mod tests {
                 ..Configuration::default()
             };
             assert_eq!(found.git_proxy().expose(), proxy, "{base} {own}");
-            let [.., (_, spec)] = found.git_variables("c0ffee", false);
-            let spec: Value = serde_json::from_str(&spec).unwrap();
+            let spec: Value = serde_json::from_str(&found.git_spec("c0ffee", false)).unwrap();
             assert_eq!(spec["ref"], json!({"branch": "main", "commit": "c0ffee"}));
             assert_eq!(spec.get("proxySecretRef").is_some(), !proxy.is_empty(), "{base} {own}");
             assert!(!spec.to_string().contains("3128"), "the proxy's password stays in the Secret");
@@ -364,6 +387,7 @@ mod tests {
                 "Secret default/management-cluster-secrets",
                 "Secret default/management-cluster-infra-secrets",
                 "Secret default/git-proxy",
+                "Secret default/git-ssh",
             ]
         );
         assert_eq!(objects[0].data["data"]["CURRENT_COMMIT"], "1234567");

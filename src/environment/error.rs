@@ -89,6 +89,20 @@ pub enum Error {
         /// The object and key.
         what: String,
     },
+    /// What should be a private key is none that a cluster can use.
+    #[error("environment {environment}, key {key} of {object}: {reason}")]
+    PrivateKey {
+        /// The environment.
+        environment: String,
+        /// The object.
+        object: String,
+        /// The key.
+        key: String,
+        /// What is wrong, without the text.
+        reason: &'static str,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// A key does not hold a map of values.
     #[error("environment {environment}, key {key} of {object}: {reason}")]
     NoValues {
@@ -151,6 +165,7 @@ impl From<Error> for Failure {
             Error::Missing { .. } => {
                 Self::usage(message).hint("build on the base: resources: [../base]; see environment-values/local")
             }
+            Error::PrivateKey { remedy, .. } => Self::usage(message).hint(remedy),
             Error::NoValues { .. } => Self::usage(message).hint("write keys and values: key: value"),
             Error::Flux(error) => error.into(),
             Error::Git(error) => error.into(),

@@ -16,6 +16,7 @@ mod reference;
 mod secret;
 mod settings;
 mod source;
+mod ssh_key;
 mod toml_file;
 mod variables;
 

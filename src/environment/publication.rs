@@ -195,9 +195,7 @@ impl Publication {
             ("CHART_VERSION", self.chart.version().to_owned()),
             ("VALUES_DIGEST", self.configuration.digest()),
         ]);
-        for (name, value) in self.configuration.git_variables(&self.revision.tag(), false) {
-            variables = variables.with(name, value);
-        }
+        variables = variables.with("GIT_SPEC", self.configuration.git_spec(&self.revision.tag(), false));
         // In the text, as Flux does it: a variable may hold more than a text.
         Ok(k8s::parse(&variables.replace(&text, &folder)?, &folder)?)
     }

@@ -53,6 +53,8 @@ pub struct GitSettings {
     pub follow: bool,
     /// The file with the server's certificate authority, from the repository's root.
     pub ca_file: Option<String>,
+    /// The file with the keys that the server is told by over SSH, from the repository's root.
+    pub known_hosts_file: Option<String>,
 }
 
 /// The settings of one environment.
@@ -145,8 +147,8 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "git_url",
-        takes: "a URL of https",
-        says: "The Git server's repository, without credentials: these are the variables GITLAB_USER and GITLAB_TOKEN. Without it, that of the remote `origin`.",
+        takes: "a URL of https or ssh",
+        says: "The Git server's repository, without credentials: these are the variables GITLAB_USER and GITLAB_TOKEN, or GITLAB_SSH_KEY (a private key without passphrase, or the path of its file). Without it, that of the remote `origin`.",
         get: |all| text(all.git.url.as_ref()),
         set: |all, value| value.url().map(|url| all.git.url = url),
     },
@@ -170,6 +172,13 @@ pub const KEYS: &[Key] = &[
         says: "Certificates of the Git server's private authority in PEM, from the repository's root.",
         get: |all| text(all.git.ca_file.as_ref()),
         set: |all, value| value.some().map(|file| all.git.ca_file = file),
+    },
+    Key {
+        name: "git_known_hosts_file",
+        takes: "a file",
+        says: "The Git server's host keys as in `~/.ssh/known_hosts`, from the repository's root. Over SSH it must be there.",
+        get: |all| text(all.git.known_hosts_file.as_ref()),
+        set: |all, value| value.some().map(|file| all.git.known_hosts_file = file),
     },
     Key {
         name: "publish",
@@ -275,16 +284,26 @@ impl Written {
 
     /// A URL that clusters can read, without credentials: these come from variables.
     fn url(&self) -> Result<Option<String>, Wrong> {
-        let Some(text) = self.some()? else { return Ok(None) };
-        let Some(rest) = text.strip_prefix("https://") else {
-            let message = format!("{text:?} does not begin with https://");
-            return Err(Wrong::kind(&message, "write the URL that the clusters can read: https://HOST/PATH.git"));
+        const SHAPES: &str = "https://HOST/PATH.git or ssh://git@HOST/PATH.git";
+        let Some(text) = self.some()?.map(|text| git::spelled_out(&text)) else { return Ok(None) };
+        let Some((scheme @ ("https" | "ssh"), rest)) = text.split_once("://") else {
+            let message = format!("{text:?} begins neither with https:// nor with ssh://");
+            return Err(Wrong::kind(&message, &format!("write the URL that the clusters can read: {SHAPES}")));
         };
-        if rest.split('/').next().unwrap_or_default().contains('@') {
-            return Err(Wrong::kind("it holds credentials", "take them out, and set GITLAB_USER and GITLAB_TOKEN"));
+        match (scheme, rest.split('/').next().unwrap_or_default().rsplit_once('@')) {
+            ("ssh", None) => {
+                return Err(Wrong::kind("it names no user", "write whom the server knows: ssh://git@HOST/PATH.git"));
+            }
+            ("ssh", Some((user, _))) if user.contains(':') => {
+                return Err(Wrong::kind("it holds a password", "take it out, and set GITLAB_SSH_KEY"));
+            }
+            ("https", Some(_)) => {
+                return Err(Wrong::kind("it holds credentials", "take them out, and set GITLAB_USER and GITLAB_TOKEN"));
+            }
+            _ => {}
         }
         if text.chars().any(|c| c.is_whitespace() || c == '#' || c == '$') || text.parse::<http::Uri>().is_err() {
-            return Err(Wrong::kind(&format!("{text:?} is no URL"), "write https://HOST/PATH.git"));
+            return Err(Wrong::kind(&format!("{text:?} is no URL"), &format!("write {SHAPES}")));
         }
         Ok(Some(text))
     }

@@ -1,11 +1,11 @@
 //! A source on a Git server: where it is, and whether the clusters will find there what is to be deployed.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Configuration, Error, GitSettings, Result, SETTINGS};
 use crate::failure::{self, Failure};
 use crate::fsx;
-use crate::git::{Remote, Repository, Revision};
+use crate::git::{self, Access, Remote, Repository, Revision};
 
 /// Where the clusters fetch the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct GitSource {
     pub follow: bool,
     /// Certificates of the server's authorities, in PEM; empty where public ones do.
     pub ca: String,
+    /// The keys that the server is told by over SSH, as in a file `known_hosts`.
+    pub known_hosts: String,
 }
 
 impl GitSource {
@@ -33,34 +35,60 @@ impl GitSource {
         let url = match &settings.url {
             Some(url) => url.clone(),
             None => Some(repository.origin())
-                .filter(|url| url.starts_with("https://"))
-                .ok_or_else(|| missing("git_url", "this clone has no remote origin with a URL of https"))?,
+                .filter(|url| url.starts_with("https://") || git::is_ssh(url))
+                .ok_or_else(|| missing("git_url", "this clone has no remote origin with a URL of https or ssh"))?,
         };
         let branch = match &settings.branch {
             Some(branch) => branch.clone(),
             None => repository.branch()?.ok_or_else(|| missing("git_branch", "no branch is checked out"))?,
         };
-        let ca = match &settings.ca_file {
-            Some(file) => match fsx::read_text_if_present(&repository.root().join(file))? {
-                None => {
-                    let remedy = "name the file from the root of the repository";
-                    return Err(wrong("git_ca_file", format!("there is no file {file}"), remedy));
-                }
-                Some(text) if !text.contains("-----BEGIN CERTIFICATE-----") => {
-                    let remedy = "name the file with the certificates of the server's authority";
-                    return Err(wrong("git_ca_file", format!("{file} holds no certificate in PEM"), remedy));
-                }
-                Some(text) => text,
-            },
-            None => String::new(),
+        let read = |key: &str, file: Option<&String>| -> Result<String> {
+            let Some(file) = file else { return Ok(String::new()) };
+            let text = fsx::read_text_if_present(&repository.root().join(file))?;
+            let remedy = "name the file from the root of the repository";
+            text.ok_or_else(|| wrong(key, format!("there is no file {file}"), remedy))
         };
-        Ok(Self { url, branch, follow: settings.follow, ca })
+        let ca = read("git_ca_file", settings.ca_file.as_ref())?;
+        if let Some(file) = settings.ca_file.as_ref().filter(|_| !ca.contains("-----BEGIN CERTIFICATE-----")) {
+            let remedy = "name the file with the certificates of the server's authority";
+            return Err(wrong("git_ca_file", format!("{file} holds no certificate in PEM"), remedy));
+        }
+        let known_hosts = read("git_known_hosts_file", settings.known_hosts_file.as_ref())?;
+        if git::is_ssh(&url) && known_hosts.trim().is_empty() {
+            let remedy =
+                "ssh-keyscan prints the server's keys: compare them with what its keepers say, and commit them";
+            return Err(match &settings.known_hosts_file {
+                Some(file) => wrong("git_known_hosts_file", format!("{file} holds no host key"), remedy),
+                None => wrong("git_known_hosts_file", format!("missing, and {url} is told by its key"), remedy),
+            });
+        }
+        Ok(Self { url, branch, follow: settings.follow, ca, known_hosts })
     }
 
-    /// What a GitRepository refers to, as JSON: the commit on its branch, or the branch wherever it goes. The commit is always
+    /// What a GitRepository refers to: the commit on its branch, or the branch wherever it goes. The commit is always
     /// there, because it is merged over the chart's own.
-    pub fn reference(&self, commit: &str, follow: bool) -> String {
-        json!({"branch": self.branch, "commit": if follow { "" } else { commit }}).to_string()
+    pub fn reference(&self, commit: &str, follow: bool) -> Value {
+        json!({"branch": self.branch, "commit": if follow { "" } else { commit }})
+    }
+
+    /// What the server is asked with.
+    fn access<'a>(&'a self, configuration: &'a Configuration) -> failure::Result<Access<'a>> {
+        let (username, password) = (configuration.username.expose(), configuration.password.expose());
+        if git::is_ssh(&self.url) {
+            let key = configuration.ssh_key.expose();
+            if key.is_empty() {
+                return Err(Failure::usage(format!("{} is read over SSH, and there is no key", self.url)).hint(
+                    "set GITLAB_SSH_KEY, in the environment or in a file .env: a private key that may read the repository, or the path of its file",
+                ));
+            }
+            return Ok(Access::Ssh { key, known_hosts: &self.known_hosts });
+        }
+        if username.is_empty() != password.is_empty() {
+            return Err(Failure::usage("GITLAB_USER and GITLAB_TOKEN belong together: only one of them is set").hint(
+                "set both, in the environment or in a file .env; or none, where everybody may read the repository",
+            ));
+        }
+        Ok(Access::Https { username, password, ca: &self.ca })
     }
 
     /// Refuses a revision that the clusters would not find on the branch. It is asked for as they will ask for it.
@@ -76,13 +104,7 @@ impl GitSource {
             return Err(Failure::usage("a Git source has commits only: a working tree cannot be deployed from it")
                 .hint("commit and push the changes, or set source = \"oci\" in bootstrap.toml"));
         };
-        let (username, password) = (configuration.username.expose(), configuration.password.expose());
-        if username.is_empty() != password.is_empty() {
-            return Err(Failure::usage("GITLAB_USER and GITLAB_TOKEN belong together: only one of them is set").hint(
-                "set both, in the environment or in a file .env; or none, where everybody may read the repository",
-            ));
-        }
-        let remote = Remote { url, username, password, ca: &self.ca };
+        let remote = Remote { url, access: self.access(configuration)? };
         let push = {
             let name = repository.remote_of(url).unwrap_or_else(|| url.clone());
             format!("git push {name} {}:refs/heads/{branch}", commit.short())

@@ -134,7 +134,7 @@ mod tests {
             (
                 "[defaults]\nzzz = 1\n",
                 "bootstrap.toml:2:1: unknown key zzz",
-                "known: backend, machines, source, git_url, git_branch, git_follow, git_ca_file, publish, deadline, no_progress, fence, skip_checks",
+                "known: backend, machines, source, git_url, git_branch, git_follow, git_ca_file, git_known_hosts_file, publish, deadline, no_progress, fence, skip_checks",
             ),
             ("[default]\n", "bootstrap.toml:1:2: unknown table default", "did you mean defaults?"),
             ("[environments.locl]\n", "bootstrap.toml:1:15: unknown environment locl", "did you mean local?"),

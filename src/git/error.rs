@@ -92,7 +92,13 @@ impl From<Error> for Failure {
             }
             Error::Bare { .. } | Error::Link { .. } => Self::usage(message),
             Error::Remote { reason, .. } => {
-                let hint = if reason.contains("certificate") {
+                let hint = if reason.contains("host key") {
+                    "compare what ssh-keyscan prints with what the server's keepers say, and write it to git_known_hosts_file"
+                } else if reason.contains("refuses the key") {
+                    "give the key's public half the right to read the repository, or set GITLAB_SSH_KEY to another one"
+                } else if reason.contains("program ssh") {
+                    "install OpenSSH's client: sudo apt-get install openssh-client"
+                } else if reason.contains("certificate") {
                     "name the file with its certificate authority: git_ca_file in bootstrap.toml"
                 } else if reason.contains("the user") || reason.contains("a user") {
                     "set GITLAB_USER and GITLAB_TOKEN, in the environment or in a file .env"

@@ -9,9 +9,11 @@ mod remote;
 mod repository;
 mod revision;
 mod tree;
+mod url;
 
 pub use error::{Error, Result};
-pub use remote::Remote;
+pub use remote::{Access, Remote};
 pub use repository::{Repository, is_branch};
 pub use revision::{CommitId, Revision};
 pub use tree::{File, Tree};
+pub use url::{is_ssh, spelled_out};

@@ -8,7 +8,7 @@ use gix::object::tree::EntryKind;
 use gix::status::UntrackedFiles;
 
 use super::tree::within;
-use super::{CommitId, Error, File, Result, Revision, Tree};
+use super::{CommitId, Error, File, Result, Revision, Tree, spelled_out};
 use crate::fsx;
 
 /// A Git repository with a working tree.
@@ -66,13 +66,15 @@ impl Repository {
         url.unwrap_or_else(|| self.root.file_name().unwrap_or_default().to_string_lossy().into_owned())
     }
 
-    /// The URL of a remote without credentials.
+    /// The URL of a remote without credentials; over SSH a user is none.
     fn url_of(&self, remote: &str) -> Option<String> {
         let remote = self.inner.find_remote(remote).ok()?;
         let mut url = remote.url(gix::remote::Direction::Fetch)?.clone();
-        url.set_user(None);
+        if url.scheme != gix::url::Scheme::Ssh {
+            url.set_user(None);
+        }
         url.set_password(None);
-        Some(url.to_bstring().to_string())
+        Some(spelled_out(&url.to_bstring().to_string()))
     }
 
     /// The branch that is checked out; `None` when it is a commit.

@@ -178,6 +178,7 @@ async fn a_git_server_serves_the_chart_and_all_components_from_one_commit() {
         branch: "main".into(),
         follow: true,
         ca: "a certificate".into(),
+        known_hosts: String::new(),
     });
     publication.check(content.tools(), &PHASES).await.unwrap();
     assert!(publication.packages().unwrap().is_empty());
@@ -206,9 +207,12 @@ async fn a_git_server_serves_the_chart_and_all_components_from_one_commit() {
         assert!(!names(&objects).iter().any(|name| name.contains("registry") || name.starts_with("Secret")));
     }
     let [pinned, settled] = [publication.objects(), publication.settled()];
-    let told = |objects: &[cluster_init::k8s::DynamicObject]| objects[0].data["data"]["GIT_REF"].clone();
-    assert_eq!(told(&pinned), reference.to_string());
-    assert_eq!(told(&settled), json!({"branch": "main", "commit": ""}).to_string());
+    let told = |objects: &[cluster_init::k8s::DynamicObject]| {
+        let spec = objects[0].data["data"]["GIT_SPEC"].as_str().unwrap();
+        serde_json::from_str::<Value>(spec).unwrap()["ref"].clone()
+    };
+    assert_eq!(told(&pinned), reference);
+    assert_eq!(told(&settled), json!({"branch": "main", "commit": ""}));
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod elsewhere;
 mod generated;
 mod git;
 mod git_server;
+mod git_ssh;
 mod kill_matrix;
 mod local;
 mod pivot;
