@@ -21,6 +21,7 @@ mod generated;
 mod git;
 mod git_server;
 mod git_ssh;
+mod junit;
 mod kill_matrix;
 mod local;
 mod pivot;
