@@ -11,6 +11,7 @@
 
 mod apply;
 mod arena;
+mod authority;
 mod bad_input;
 mod bundle;
 mod cli;
