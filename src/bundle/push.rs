@@ -77,7 +77,7 @@ impl Bundle {
         let progress = Progress::new(events, "in the registry", parts.len() as u64, bytes);
         futures::stream::iter(parts.into_iter().map(Ok::<_, Error>))
             .try_for_each_concurrent(PARALLEL, async |((repository, tag), entry, image)| {
-                let moved = |bytes: u64| progress.moved(bytes as i64);
+                let moved = |bytes: i64| progress.moved(bytes);
                 let pushed = registry.push_image(&repository, &tag, &image, &moved).await;
                 pushed.map_err(|source| damaged(entry, source))?;
                 progress.part();

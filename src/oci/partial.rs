@@ -24,8 +24,11 @@ pub(super) struct Partial {
 }
 
 impl Layout {
-    /// Removes what is left of blobs that never became whole.
+    /// Removes what processes that were killed have left of blobs and of the index.
     pub fn remove_partial(&self) -> Result<()> {
+        for name in fsx::list(self.folder())?.iter().filter(|name| name.starts_with(fsx::UNFINISHED)) {
+            fsx::remove_file(&self.folder().join(name))?;
+        }
         Ok(fsx::remove_dir(&self.folder().join(FOLDER))?)
     }
 }
@@ -133,6 +136,7 @@ mod tests {
         assert!(partial.is_whole());
         assert_eq!(partial.finish().unwrap(), None);
         assert_eq!(layout.read(&blob.digest).unwrap(), b"hello world");
+        fsx::write(&folder.path().join(".new-index"), "half").unwrap();
         layout.remove_partial().unwrap();
         assert_eq!(fsx::list(folder.path()).unwrap(), ["blobs", "index.json", "oci-layout"]);
     }

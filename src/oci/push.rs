@@ -34,7 +34,7 @@ impl Registry {
         repository: &str,
         tag: &str,
         image: &Image,
-        moved: &(dyn Fn(u64) + Sync),
+        moved: &(dyn Fn(i64) + Sync),
     ) -> Result<Digest> {
         let target = self.tagged(repository, tag);
         let manifest = image.manifest();

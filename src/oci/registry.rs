@@ -7,6 +7,7 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientP
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
+use reqwest::ClientBuilder;
 
 use super::address::{Access, Address};
 use super::cause::Cause;
@@ -18,7 +19,7 @@ use crate::event::Events;
 /// How long a connection may take; a whole transfer has a limit of its own.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a registry may be silent.
-const SILENCE: Duration = Duration::from_mins(1);
+pub(super) const SILENCE: Duration = Duration::from_mins(1);
 /// What we call ourselves.
 const AGENT: &str = concat!("cluster-init/", env!("CARGO_PKG_VERSION"));
 
@@ -41,8 +42,13 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Access {
-    /// A client for plain HTTP requests.
+    /// A client for files, which servers send without long silence.
     pub fn http(&self) -> Result<reqwest::Client> {
+        self.client(|builder| builder.read_timeout(SILENCE))
+    }
+
+    /// A client for plain HTTP requests.
+    fn client(&self, limits: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<reqwest::Client> {
         let failed = |error: reqwest::Error| Error::Registry {
             action: "prepare to reach",
             target: "servers".into(),
@@ -52,12 +58,11 @@ impl Access {
         let mut builder = reqwest::Client::builder()
             .user_agent(AGENT)
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
             .tls_certs_merge(certificates.collect::<Result<Vec<_>>>()?);
         if let Some(proxy) = &self.proxy {
             builder = builder.proxy(reqwest::Proxy::all(proxy.to_string()).map_err(failed)?);
         }
-        builder.build().map_err(failed)
+        limits(builder).build().map_err(failed)
     }
 }
 
@@ -89,7 +94,9 @@ impl Registry {
             target: address.host.clone(),
             source: error.into(),
         })?;
-        Ok(Self { address, client, http: access.http()?, auth: RegistryAuth::Anonymous, events: Events::silent() })
+        // A registry says nothing while it takes an upload, however long that lasts: uploads look after that themselves.
+        let http = access.client(|builder| builder)?;
+        Ok(Self { address, client, http, auth: RegistryAuth::Anonymous, events: Events::silent() })
     }
 
     /// With the user and password that `docker login` keeps for this registry, if it does.

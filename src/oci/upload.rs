@@ -1,6 +1,11 @@
 //! Uploads that go on where they were cut: the registry is asked how far it came, and given the rest.
 
 use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::TryStreamExt;
 
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
@@ -13,10 +18,15 @@ use super::cause::Cause;
 use super::error::{Error, Result};
 use super::layout::Layout;
 use super::patience::Patience;
-use super::registry::Registry;
+use super::registry::{Registry, SILENCE};
 use super::spec::Descriptor;
+use crate::clock::Stopwatch;
 use crate::fsx;
 
+/// How long a registry may take to compare the digest of what it has, and to store it.
+const STORING: Duration = Duration::from_mins(5);
+/// How often it is looked how much has been sent.
+const LOOK: Duration = Duration::from_secs(1);
 /// How much of a file is read at once.
 const PIECE: usize = 256 << 10;
 
@@ -36,6 +46,9 @@ struct Upload<'a> {
     session: Option<Session>,
     verified: bool,
     token: Option<String>,
+    moved: &'a (dyn Fn(i64) + Sync),
+    /// Of how many bytes `moved` was told.
+    told: u64,
 }
 
 impl Registry {
@@ -45,23 +58,29 @@ impl Registry {
         target: &oci_client::Reference,
         blob: &Descriptor,
         layout: &Layout,
-        moved: &(dyn Fn(u64) + Sync),
+        moved: &(dyn Fn(i64) + Sync),
     ) -> Result<()> {
         let what = format!("blob {} to {}/{}", blob.digest, target.registry(), target.repository());
         let mut patience = Patience::new(what, blob.size);
-        let (registry, session, verified, token) = (self, None, false, None);
-        let mut upload = Upload { registry, target, blob, layout, session, verified, token };
+        let (session, verified, token, told) = (None, false, None, 0);
+        let mut upload = Upload { registry: self, target, blob, layout, session, verified, token, moved, told };
         while let Err(error) = patience.within(upload.attempt()).await {
             // How far it came is only known when the registry is asked; that it was begun is a step, too.
             let at = upload.session.as_ref().map_or(0, |session| session.at);
             patience.pause(error, at, &self.events).await?;
         }
-        moved(blob.size);
+        upload.tell(blob.size);
         Ok(())
     }
 }
 
 impl Upload<'_> {
+    /// Tells that the registry has, or is about to have, so many bytes.
+    fn tell(&mut self, at: u64) {
+        (self.moved)(at as i64 - self.told as i64);
+        self.told = at;
+    }
+
     async fn attempt(&mut self) -> Result<()> {
         self.login().await?;
         if self.registry.has(self.target, &self.blob.digest).await? {
@@ -81,6 +100,7 @@ impl Upload<'_> {
             None => self.begin().await?,
         };
         let at = session.at;
+        self.tell(at);
         if at > 0 {
             self.registry.events.note(format!("blob {} goes on at byte {at}", self.blob.digest));
         }
@@ -123,8 +143,9 @@ impl Upload<'_> {
         self.registry.because("push a blob to", self.target, cause)
     }
 
+    /// Asks something that has an answer soon.
     async fn send_request(&self, request: RequestBuilder) -> Result<Response> {
-        request.send().await.map_err(|error| self.failed(Cause::of_http(&error)))
+        request.timeout(SILENCE).send().await.map_err(|error| self.failed(Cause::of_http(&error)))
     }
 
     /// The error of an answer that is not the expected one.
@@ -175,7 +196,10 @@ impl Upload<'_> {
         let path = self.layout.blob_path(&self.blob.digest);
         let mut file = fsx::open(&path)?;
         file.seek(SeekFrom::Start(session.at)).map_err(Error::archive(format!("read blob {}", self.blob.digest)))?;
-        let body = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE);
+        let sent = Arc::new(AtomicU64::new(session.at));
+        let counter = sent.clone();
+        let body = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE)
+            .inspect_ok(move |piece| _ = counter.fetch_add(piece.len() as u64, Ordering::Relaxed));
         let mut request = self
             .request(Method::PATCH, session.location)
             .header(CONTENT_TYPE, "application/octet-stream")
@@ -183,17 +207,35 @@ impl Upload<'_> {
         if session.at > 0 {
             request = request.header(CONTENT_RANGE, format!("{}-{}", session.at, self.blob.size - 1));
         }
-        let response = self.send_request(request.body(reqwest::Body::wrap_stream(body))).await?;
+        let sending = request.body(reqwest::Body::wrap_stream(body)).send();
+        let response = tokio::select! {
+            response = sending => response.map_err(|error| self.failed(Cause::of_http(&error)))?,
+            () = self.watch(&sent) => return Err(self.failed(Cause::cut("it takes nothing any more"))),
+        };
         match response.status() {
             StatusCode::ACCEPTED | StatusCode::NO_CONTENT | StatusCode::CREATED => self.location(&response),
             _ => Err(self.lost(response).await),
         }
     }
 
+    /// Tells how much is sent; returns when that has not changed for too long.
+    async fn watch(&mut self, sent: &AtomicU64) {
+        let mut last = Stopwatch::start();
+        while last.elapsed() < SILENCE {
+            tokio::time::sleep(LOOK).await;
+            let at = sent.load(Ordering::Relaxed);
+            if at != self.told {
+                self.tell(at);
+                last = Stopwatch::start();
+            }
+        }
+    }
+
     /// Has the registry compare the digest and keep the blob.
     async fn end(&mut self, mut location: Url) -> Result<()> {
         location.query_pairs_mut().append_pair("digest", &self.blob.digest.to_string());
-        let response = self.send_request(self.request(Method::PUT, location).header(CONTENT_LENGTH, 0)).await?;
+        let request = self.request(Method::PUT, location).header(CONTENT_LENGTH, 0).timeout(STORING);
+        let response = request.send().await.map_err(|error| self.failed(Cause::of_http(&error)))?;
         if response.status() == StatusCode::CREATED { Ok(()) } else { Err(self.lost(response).await) }
     }
 
