@@ -35,7 +35,10 @@ async fn get(site: &Site, url: &str) -> oci::Result<Vec<u8>> {
     let response = site.http().get(url).send().await.map_err(because)?;
     let status = response.status();
     if !status.is_success() {
-        return Err(failed(url, Cause::of_status(status.as_u16(), "")));
+        // No password is kept for releases, so none is asked for either.
+        let refused = Cause::Answer { status: status.as_u16(), said: String::new() };
+        let refuses = matches!(status.as_u16(), 401 | 403);
+        return Err(failed(url, if refuses { refused } else { Cause::of_status(status.as_u16(), "") }));
     }
     let mut content = Vec::new();
     let mut body = response.bytes_stream();

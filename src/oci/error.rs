@@ -196,7 +196,7 @@ impl Error {
                     )],
                     Cause::Untrusted { .. } => hint("name the certificate of its authority: --ca-file FILE"),
                     Cause::Cut { .. } => vec![format!(
-                        "is {host} reachable from here, and does it speak TLS? (--plain-http leaves TLS out)"
+                        "is {host} reachable from here? HTTPS_PROXY names a proxy, --plain-http leaves TLS out"
                     )],
                     _ => Vec::new(),
                 }
