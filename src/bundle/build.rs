@@ -16,10 +16,10 @@ use super::toolchain::{Toolchain, binary_name};
 use crate::clock::{Stopwatch, human};
 use crate::event::Events;
 use crate::fsx;
-use crate::oci::{Descriptor, Digest, Layout, ProgramImage, REF_NAME, media};
+use crate::oci::{self, Descriptor, Digest, Layout, ProgramImage, REF_NAME, media};
 
 /// The artifact type of manifests.
-const MANIFEST_TYPE: &str = "application/vnd.cluster-init.manifest.v1";
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.cluster-init.manifest.v1";
 /// Disk that the sources of all modules take.
 const MODULES_SIZE: u64 = 4 << 30;
 /// Disk that the compiled packages of one program take, on average.
@@ -82,7 +82,7 @@ pub async fn build(options: &Options, events: &Events, cancel: &CancellationToke
 }
 
 /// The parts of every bundle, those that were asked for, and those that are for what the bundle was made with before.
-fn wanted(all: &[Part], layout: &Layout, with: &[String]) -> Result<Vec<Part>> {
+pub(super) fn wanted(all: &[Part], layout: &Layout, with: &[String]) -> Result<Vec<Part>> {
     let known: BTreeSet<&str> = all.iter().filter_map(Part::with).collect();
     if let Some(name) = with.iter().find(|name| !known.contains(name.as_str())) {
         let known = known.into_iter().collect::<Vec<_>>().join(", ");
@@ -224,25 +224,7 @@ impl Builder<'_> {
     /// Puts a program into an image and the image into the index.
     async fn add_program(&mut self, program: &Program, path: &Path, watch: Stopwatch) -> Result<()> {
         let (layout, spec, path) = (self.layout.clone(), program.clone(), path.to_owned());
-        let entry = blocking(move || {
-            let entrypoint =
-                if spec.entrypoint.is_empty() { vec![format!("/{}", spec.path)] } else { spec.entrypoint.clone() };
-            let annotations = BTreeMap::from([
-                ("org.opencontainers.image.title".to_owned(), spec.name.clone()),
-                ("org.opencontainers.image.version".to_owned(), spec.version.clone()),
-            ]);
-            let image = ProgramImage {
-                path: &spec.path,
-                entrypoint,
-                cmd: spec.cmd.clone(),
-                user: &spec.user,
-                files: spec.files.iter().map(|(name, text)| (name.clone(), text.trim_start().to_owned())).collect(),
-                architecture: Toolchain::architecture(),
-                annotations,
-            };
-            layout.add_program_image(&image, &path)
-        })
-        .await?;
+        let entry = blocking(move || program_image(&layout, &spec, &path)).await?;
         let toolchain = program.package.as_ref().and(self.toolchain.as_ref()).map(|t| t.version().to_owned());
         self.index(&program.name, &entry, toolchain.as_deref(), watch)
     }
@@ -286,15 +268,8 @@ impl Builder<'_> {
         let mut entries: Vec<Descriptor> =
             self.layout.entries().iter().filter(|entry| annotation(entry, PART) != name).cloned().collect();
         let key = self.keys.get(name).map(ToString::to_string).unwrap_or_default();
-        let label = if matches!(part, Part::Manifest(_)) { URL } else { REF_NAME };
-        for reference in part.references() {
-            let facts = [(PART, name), (VERSION, part.version()), (KIND, part.kind()), (KEY, &key), (label, reference)];
-            let mut entry = made.clone();
-            entry.annotations = facts.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-            entry.annotations.extend(part.with().map(|with| (WITH.to_owned(), with.to_owned())));
-            entry.annotations.extend(toolchain.map(|version| (TOOLCHAIN.to_owned(), version.to_owned())));
-            entries.push(entry);
-        }
+        let toolchain = toolchain.map(|version| (TOOLCHAIN.to_owned(), version.to_owned()));
+        entries.extend(entries_of(part, &key, made, toolchain));
         self.layout.set_entries(entries)?;
         self.built.push(name.to_owned());
         self.events.note(format!("part {name} {} made after {}", part.version(), human(watch.elapsed())));
@@ -319,9 +294,50 @@ impl Builder<'_> {
     }
 }
 
+/// Puts a program into an image of its own.
+pub(super) fn program_image(layout: &Layout, program: &Program, path: &Path) -> oci::Result<Descriptor> {
+    let entrypoint =
+        if program.entrypoint.is_empty() { vec![format!("/{}", program.path)] } else { program.entrypoint.clone() };
+    let annotations = BTreeMap::from([
+        ("org.opencontainers.image.title".to_owned(), program.name.clone()),
+        ("org.opencontainers.image.version".to_owned(), program.version.clone()),
+    ]);
+    let image = ProgramImage {
+        path: &program.path,
+        entrypoint,
+        cmd: program.cmd.clone(),
+        user: &program.user,
+        files: program.files.iter().map(|(name, text)| (name.clone(), text.trim_start().to_owned())).collect(),
+        architecture: Toolchain::architecture(),
+        annotations,
+    };
+    layout.add_program_image(&image, path)
+}
+
+/// The index's entries of a part, one for each of its references, with the facts that every entry has and some more.
+pub(super) fn entries_of(
+    part: &Part,
+    key: &str,
+    made: &Descriptor,
+    more: impl IntoIterator<Item = (String, String)>,
+) -> Vec<Descriptor> {
+    let label = if matches!(part, Part::Manifest(_)) { URL } else { REF_NAME };
+    let facts = [(PART, part.name()), (VERSION, part.version()), (KIND, part.kind()), (KEY, key)];
+    let mut common: BTreeMap<String, String> = facts.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    common.extend(part.with().map(|with| (WITH.to_owned(), with.to_owned())));
+    common.extend(more);
+    let entry = |reference: &str| {
+        let mut entry = made.clone();
+        entry.annotations = common.clone();
+        entry.annotations.insert(label.to_owned(), reference.to_owned());
+        entry
+    };
+    part.references().into_iter().map(entry).collect()
+}
+
 /// Compares what folders need with what is free on the file systems that they are on; `look` tells a path's file system
 /// and the bytes that are free there.
-fn enough_disk(needs: &[(&Path, u64)], look: impl Fn(&Path) -> Result<(u64, u64)>) -> Result<()> {
+pub(super) fn enough_disk(needs: &[(&Path, u64)], look: impl Fn(&Path) -> Result<(u64, u64)>) -> Result<()> {
     let mut file_systems: BTreeMap<u64, (PathBuf, u64, u64)> = BTreeMap::new();
     for (path, need) in needs {
         let (device, free) = look(path)?;

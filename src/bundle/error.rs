@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::failure::Failure;
+use crate::oci::Digest;
 use crate::{exec, fsx, oci};
 
 /// The command that makes, completes and repairs a bundle.
@@ -132,6 +133,50 @@ pub enum Error {
     /// The user stopped the build.
     #[error("the build was interrupted")]
     Interrupted,
+    /// The user stopped a push or a pull.
+    #[error("the transfer was interrupted")]
+    Stopped {
+        /// The command that goes on.
+        again: String,
+    },
+    /// A registry cannot be reached, or does not do what it should.
+    #[error("{source}")]
+    Transfer {
+        /// Why.
+        source: oci::Error,
+        /// The command that goes on.
+        again: String,
+    },
+    /// Some parts cannot be had.
+    #[error("{} of {total} parts could not be pulled: {}", failed.len(), list(failed))]
+    Incomplete {
+        /// The parts, and why.
+        failed: Vec<(String, oci::Error)>,
+        /// How many there should be.
+        total: usize,
+        /// Another way to them.
+        hint: String,
+        /// The command that goes on.
+        again: String,
+    },
+    /// A registry that no bundle was pushed to.
+    #[error("{registry} holds no bundle of this version ({tag})")]
+    NotPushed {
+        /// The registry.
+        registry: String,
+        /// The tag of the index.
+        tag: &'static str,
+    },
+    /// A registry that holds another bundle than the one that is wanted.
+    #[error("the bundle in {registry} is another one: {actual} where {wanted} is wanted")]
+    OtherBundle {
+        /// The registry.
+        registry: String,
+        /// The digest that was asked for.
+        wanted: Digest,
+        /// The digest of what is there.
+        actual: Digest,
+    },
     /// The layout itself is broken.
     #[error(transparent)]
     Layout(#[from] oci::Error),
@@ -141,6 +186,60 @@ pub enum Error {
     /// A tool failed.
     #[error(transparent)]
     Tool(#[from] exec::Error),
+}
+
+impl Error {
+    /// What is wrong with a registry is not to be repaired in the bundle.
+    pub(super) fn of_transfer(self) -> Self {
+        match self {
+            Self::Layout(source) => Self::Transfer { source, again: String::new() },
+            error => error,
+        }
+    }
+
+    /// Tells the command that goes on with a push or a pull.
+    #[must_use]
+    pub fn going_on_with(mut self, command: &str) -> Self {
+        if let Self::Stopped { again } | Self::Transfer { again, .. } | Self::Incomplete { again, .. } = &mut self {
+            command.clone_into(again);
+        }
+        self
+    }
+}
+
+/// Adds the command that goes on, where it is known.
+fn going_on(failure: Failure, again: &str) -> Failure {
+    if again.is_empty() { failure } else { failure.hint(format!("what is done is kept; go on with: {again}")) }
+}
+
+/// How many failed parts are told with their reasons.
+const MOST: usize = 8;
+
+/// Parts and why they failed, each with its cause.
+fn list(failed: &[(String, oci::Error)]) -> String {
+    let tell = |(part, error): &(String, oci::Error)| {
+        let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+        format!("part {part}: {error}{cause}")
+    };
+    let mut all: Vec<String> = failed.iter().take(MOST).map(tell).collect();
+    if failed.len() > MOST {
+        let names: Vec<&str> = failed[MOST..].iter().map(|(part, _)| part.as_str()).collect();
+        all.push(format!("and in the same way {}", names.join(", ")));
+    }
+    all.join("; ")
+}
+
+/// The failure of parts that could not be pulled.
+fn incomplete(error: &Error, failed: &[(String, oci::Error)], hint: &str, again: &str) -> Failure {
+    let mut hints: Vec<String> = Vec::new();
+    for text in failed.iter().flat_map(|(_, error)| error.hints()) {
+        if !hints.contains(&text) && hints.len() < 3 {
+            hints.push(text);
+        }
+    }
+    hints.push(hint.to_owned());
+    hints.push(format!("what is sound was kept; go on with: {again}"));
+    hints.into_iter().fold(Failure::failed(error.to_string()), Failure::hint)
 }
 
 impl From<Error> for Failure {
@@ -177,6 +276,18 @@ impl From<Error> for Failure {
             Error::Interrupted => {
                 Self::interrupted(error.to_string()).hint(format!("what is done is kept; go on with: {REPAIR}"))
             }
+            Error::Stopped { ref again } => going_on(Self::interrupted(error.to_string()), again),
+            Error::Transfer { source, again } => {
+                let usage = matches!(source, oci::Error::Address { .. } | oci::Error::Certificates { .. });
+                let failure = Self::from(source);
+                if usage { failure } else { going_on(failure, &again) }
+            }
+            Error::Incomplete { ref failed, ref hint, ref again, .. } => incomplete(&error, failed, hint, again),
+            Error::NotPushed { ref registry, .. } => Self::failed(error.to_string())
+                .hint(format!("put it there, from a host that has it: cluster-init bundle push {registry}"))
+                .hint("or pull its parts from where upstream publishes them: cluster-init bundle pull"),
+            Error::OtherBundle { .. } => Self::refused(error.to_string())
+                .hint("bundle push tells the digest of what it pushed; without --digest any bundle will do"),
             Error::Parts { .. } | Error::NoText { .. } => Self::from_error(error),
             Error::File(error) => error.into(),
             Error::Tool(error) => error.into(),

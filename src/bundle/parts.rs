@@ -114,6 +114,9 @@ pub struct Manifest {
     pub module: String,
     /// The URL that components refer to.
     pub url: String,
+    /// The digest of what upstream publishes there, for `bundle pull`; left out of the key, for what is made has its own.
+    #[serde(default, skip_serializing)]
+    pub digest: Option<Digest>,
     /// How the content is made.
     pub render: Render,
     /// The folder or file in the module.
@@ -251,6 +254,14 @@ impl Parts {
             toml::from_str(file("parts.toml")).map_err(|error| Error::Parts { reason: error.to_string() })?;
         part.iter_mut().for_each(Part::fill);
         Ok(Self { all: part })
+    }
+
+    /// Where a part's image holds its program.
+    pub(super) fn path(&self, name: &str) -> Option<String> {
+        self.all.iter().find(|part| part.name() == name).and_then(|part| match part {
+            Part::Tool(program) | Part::Image(program) => Some(program.path.clone()),
+            Part::System(_) | Part::Manifest(_) => None,
+        })
     }
 
     /// Everything that a part is made from, as one digest; the toolchain is not in it. `program` is the digest of this

@@ -1,18 +1,28 @@
-//! A bundle's images in a registry, for nodes that are no processes of this host.
+//! A bundle in a registry: its images for nodes that are no processes of this host, and all of it for other hosts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
-use super::store::Bundle;
-use crate::event::{Events, What};
-use crate::oci::Reference;
-use crate::oci::push::Registry;
+use super::progress::Progress;
+use super::store::{Bundle, PART, VERSION, annotation};
+use crate::event::Events;
+use crate::oci::push::{Artifact, Registry};
+use crate::oci::{self, Descriptor, Digest, REF_NAME, Reference, media};
 
-/// How many images are pushed at once.
-const PARALLEL: usize = 2;
+/// How many parts are moved at once.
+pub(super) const PARALLEL: usize = 4;
+/// The repository of the index of a bundle.
+pub(super) const INDEX: &str = "cluster-init/bundle";
+/// The tag of the index: another version of this program takes other parts.
+pub(super) const INDEX_TAG: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+/// What the index is as an artifact.
+pub(super) const INDEX_TYPE: &str = "application/vnd.cluster-init.bundle.v1";
+/// The folder of the repositories of manifests.
+const MANIFESTS: &str = "cluster-init/manifests";
 
 /// Where an image is in such a registry: its path without the name of its own registry, as containerd asks a mirror for it.
 pub fn place(reference: &Reference) -> (String, String) {
@@ -20,25 +30,78 @@ pub fn place(reference: &Reference) -> (String, String) {
     (repository.to_owned(), reference.tag.clone().unwrap_or_else(|| "latest".into()))
 }
 
+/// Where an entry of a bundle's index is in such a registry.
+pub(super) fn place_of(entry: &Descriptor) -> Result<(String, String)> {
+    match entry.annotations.get(REF_NAME) {
+        Some(name) => Ok(place(&name.parse::<Reference>()?)),
+        // A tag may hold no plus, which versions may.
+        None => Ok((format!("{MANIFESTS}/{}", annotation(entry, PART)), annotation(entry, VERSION).replace('+', "-"))),
+    }
+}
+
+/// What a push did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Pushed {
+    /// Where to.
+    pub registry: String,
+    /// How many images are there now.
+    pub images: u64,
+    /// How many manifests.
+    pub manifests: u64,
+    /// The digest of the bundle.
+    pub digest: Digest,
+}
+
 impl Bundle {
-    /// Pushes every image; what the registry has costs a question. Returns how many images it holds then.
-    pub async fn push(&self, registry: &Registry, events: &Events, cancel: &CancellationToken) -> Result<u64> {
-        let images: Vec<&str> = self.images().collect();
-        let total = images.len() as u64;
-        let done = AtomicU64::new(0);
-        futures::stream::iter(images.into_iter().map(Ok::<_, Error>))
-            .try_for_each_concurrent(PARALLEL, async |name| {
-                if cancel.is_cancelled() {
-                    return Err(Error::Interrupted);
-                }
-                let (repository, tag) = place(&name.parse()?);
-                registry.push_image(&repository, &tag, &self.image(name)?).await?;
-                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                let (subject, state) = ("images".into(), "in the registry".into());
-                events.send(What::Progress { subject, state, done: Some(done), total: Some(total) });
+    /// Pushes every image and manifest, and then the index, with which [`super::pull`] makes the same bundle elsewhere. What
+    /// the registry has costs a question.
+    pub async fn push(&self, registry: &Registry, events: &Events, cancel: &CancellationToken) -> Result<Pushed> {
+        let registry = registry.clone().telling(events);
+        let pushed = cancel.run_until_cancelled(self.push_all(&registry, events)).await;
+        pushed.ok_or_else(|| Error::Stopped { again: String::new() })?.map_err(Error::of_transfer)
+    }
+
+    async fn push_all(&self, registry: &Registry, events: &Events) -> Result<Pushed> {
+        // Two references may mean one place: the same image under the names of two registries.
+        let mut places: BTreeMap<(String, String), &Descriptor> = BTreeMap::new();
+        for entry in self.layout().entries() {
+            places.insert(place_of(entry)?, entry);
+        }
+        let mut parts = Vec::new();
+        for (place, entry) in places {
+            let image = self.layout().image(entry).map_err(|source| damaged(entry, source))?;
+            parts.push((place, entry, image));
+        }
+        let size = |image: &oci::Image| image.size() + image.manifest().config.size;
+        let bytes = parts.iter().map(|(_, _, image)| size(image)).sum();
+        let progress = Progress::new(events, "in the registry", parts.len() as u64, bytes);
+        futures::stream::iter(parts.into_iter().map(Ok::<_, Error>))
+            .try_for_each_concurrent(PARALLEL, async |((repository, tag), entry, image)| {
+                let moved = |bytes: i64| progress.moved(bytes);
+                let pushed = registry.push_image(&repository, &tag, &image, &moved).await;
+                pushed.map_err(|source| damaged(entry, source))?;
+                progress.part();
                 Ok(())
             })
             .await?;
-        Ok(total)
+        // The last of all: whoever finds it finds everything.
+        let index = Artifact::file(INDEX_TYPE, media::INDEX, self.layout().index_bytes()?)?;
+        registry.push(INDEX, INDEX_TAG, &index).await?;
+        let images = self.images().count() as u64;
+        Ok(Pushed {
+            registry: registry.address().to_string(),
+            images,
+            manifests: self.layout().entries().len() as u64 - images,
+            digest: self.digest()?,
+        })
+    }
+}
+
+/// What is wrong with the bundle is told with its part, and so with what repairs it.
+fn damaged(entry: &Descriptor, source: oci::Error) -> Error {
+    if source.blob().is_some() {
+        Error::Part { name: annotation(entry, PART).to_owned(), source }
+    } else {
+        Error::Layout(source)
     }
 }

@@ -21,6 +21,8 @@ pub(super) const KEY: &str = "cluster-init.dev/key";
 pub(super) const TOOLCHAIN: &str = "cluster-init.dev/toolchain";
 /// The annotation that says what a part is for, when not every bundle has it.
 pub(super) const WITH: &str = "cluster-init.dev/with";
+/// The annotation that says where upstream's own image or file was pulled from, and what its digest was there.
+pub(super) const UPSTREAM: &str = "cluster-init.dev/upstream";
 /// The annotation with the URL in whose place a manifest stands.
 pub(super) const URL: &str = "cluster-init.dev/url";
 
@@ -75,7 +77,7 @@ impl Bundle {
         self.inner.layout.folder()
     }
 
-    fn layout(&self) -> &Layout {
+    pub(super) fn layout(&self) -> &Layout {
         &self.inner.layout
     }
 
@@ -103,7 +105,15 @@ impl Bundle {
         let config = image.config().map_err(broken)?;
         let root = image.unpack(&self.inner.cache).map_err(broken)?;
         let program = config.entrypoint.first().or(config.cmd.first()).cloned().unwrap_or_default();
-        config.find(&root, &program).ok_or_else(|| Error::NoProgram { name: name.into(), program })
+        let mut places = vec![program.clone()];
+        if entry.annotations.contains_key(UPSTREAM) {
+            // Upstream may start a program by another one, and put it into another folder.
+            let known = Parts::own()?.path(name).unwrap_or_default();
+            let file = known.rsplit('/').next().unwrap_or_default().to_owned();
+            places.splice(0..0, [format!("/{known}"), format!("/bin/{file}"), file]);
+        }
+        let found = places.iter().find_map(|place| config.find(&root, place));
+        found.ok_or_else(|| Error::NoProgram { name: name.into(), program })
     }
 
     /// As [`Bundle::tool`], on a thread that may block.

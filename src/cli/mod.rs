@@ -87,7 +87,7 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Follow what changes on the management cluster.
     Watch(watch::Args),
-    /// Make, list and verify the bundle: every binary, image and manifest that a run needs.
+    /// Make, move, list and verify the bundle: every binary, image and manifest that a run needs.
     #[command(subcommand)]
     Bundle(bundle::Command),
     /// Give the management cluster a new revision of the repository.

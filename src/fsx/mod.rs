@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
+/// How the names of files begin that are being written; who is killed leaves them.
+pub const UNFINISHED: &str = ".new-";
+
 /// A file system operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {action} {}", path.display())]
@@ -84,7 +87,7 @@ pub fn write_private(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// Writes a file with the given mode, atomically.
 pub fn write_mode(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(folder).map_err(on("write", path))?;
+    let mut temporary = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder).map_err(on("write", path))?;
     temporary
         .write_all(content.as_ref())
         .and_then(|()| temporary.as_file().set_permissions(fs::Permissions::from_mode(mode)))

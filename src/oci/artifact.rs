@@ -17,6 +17,15 @@ pub struct Artifact {
 
 impl Artifact {
     fn new(config: (&str, Vec<u8>), layer: (&str, Vec<u8>), annotations: BTreeMap<String, String>) -> Result<Self> {
+        Self::make(None, config, layer, annotations)
+    }
+
+    fn make(
+        artifact_type: Option<&str>,
+        config: (&str, Vec<u8>),
+        layer: (&str, Vec<u8>),
+        annotations: BTreeMap<String, String>,
+    ) -> Result<Self> {
         let describe = |media_type: &str, content: &[u8]| Descriptor {
             media_type: media_type.into(),
             digest: Digest::of(content),
@@ -26,7 +35,7 @@ impl Artifact {
         let manifest = Manifest {
             schema_version: 2,
             media_type: media::MANIFEST.into(),
-            artifact_type: None,
+            artifact_type: artifact_type.map(str::to_owned),
             config: describe(config.0, &config.1),
             layers: vec![describe(layer.0, &layer.1)],
             annotations,
@@ -35,6 +44,11 @@ impl Artifact {
         let manifest = serde_json::to_vec(&manifest)
             .map_err(|source| Error::Json { what: "an artifact's manifest".into(), source })?;
         Ok(Self { manifest, blobs })
+    }
+
+    /// An artifact that is one file.
+    pub fn file(artifact_type: &str, media_type: &str, content: Vec<u8>) -> Result<Self> {
+        Self::make(Some(artifact_type), (media::EMPTY, b"{}".to_vec()), (media_type, content), BTreeMap::new())
     }
 
     /// A Flux artifact: what an `OCIRepository` fetches.

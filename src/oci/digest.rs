@@ -98,6 +98,11 @@ impl<T> Hashing<T> {
         Self { inner, hasher: Hasher::default(), count: 0 }
     }
 
+    /// The state of the digest, to be gone on with, and how much it is of.
+    pub(super) fn so_far(self) -> (Hasher, u64) {
+        (self.hasher, self.count)
+    }
+
     pub(super) fn finish(self) -> (T, Digest, u64) {
         (self.inner, self.hasher.finish(), self.count)
     }

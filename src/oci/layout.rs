@@ -74,7 +74,8 @@ impl Layout {
         self.save()
     }
 
-    fn index_bytes(&self) -> Result<Vec<u8>> {
+    /// The index as it lies in the folder.
+    pub fn index_bytes(&self) -> Result<Vec<u8>> {
         let what = "the index".to_owned();
         let mut text = serde_json::to_vec_pretty(&self.index).map_err(|source| Error::Json { what, source })?;
         text.push(b'\n');

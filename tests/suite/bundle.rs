@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::registry::Server;
 use crate::support::Home;
 use cluster_init::bundle::{Bundle, Parts};
 use cluster_init::exec::{self, Command};
@@ -245,28 +246,6 @@ async fn only_one_build_at_a_time() {
     assert!(ended.stderr.contains(&text), "{}", ended.stderr);
 }
 
-/// The bundle's registry on a free port of loopback.
-async fn registry(home: &Home, bundle: &Bundle) -> (exec::Child, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let host = format!("127.0.0.1:{port}");
-    let image = bundle.image("registry:3.1.2").unwrap();
-    let root = bundle.unpack_async(&image).await.unwrap();
-    let child = Command::new(bundle.tool_async("registry").await.unwrap())
-        .arg("serve")
-        .arg(root.join("etc/distribution/config.yml"))
-        .env("REGISTRY_HTTP_ADDR", &host)
-        .env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", home.path().join("storage"))
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .spawn(&home.path().join("registry.log"))
-        .unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(&host).await.is_err() {
-        assert!(std::time::Instant::now() < deadline, "{}", fsx::read_text(&home.path().join("registry.log")).unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    (child, host)
-}
-
 /// What a registry answers to GET.
 async fn get(host: &str, path: &str, accept: &str) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(host).await.unwrap();
@@ -282,8 +261,9 @@ async fn get(host: &str, path: &str, accept: &str) -> (String, Vec<u8>) {
 async fn artifacts_and_images_are_pushed_to_the_bundles_registry() {
     let home = Home::new();
     let bundle = Bundle::open(&support::bundle(), &home.path().join("unpacked")).unwrap();
-    let (mut child, host) = registry(&home, &bundle).await;
-    let registry = Registry::new(&host, true, None).unwrap();
+    let server = Server::plain(&home).await;
+    let host = server.host();
+    let registry = Registry::new(host, true, None).unwrap();
 
     let mut files = Archive::new();
     files.insert("kustomization.yaml", "resources: [a.yaml]\n", false);
@@ -296,13 +276,13 @@ async fn artifacts_and_images_are_pushed_to_the_bundles_registry() {
     assert_eq!(registry.push("cluster-init/source", "latest", &artifact).await.unwrap(), digest);
 
     let kind = "application/vnd.oci.image.manifest.v1+json";
-    let (head, body) = get(&host, "/v2/cluster-init/source/manifests/0123", kind).await;
+    let (head, body) = get(host, "/v2/cluster-init/source/manifests/0123", kind).await;
     assert!(head.starts_with("HTTP/1.0 200") && head.contains(&digest.to_string()), "{head}");
     assert_eq!(Digest::of(&body), digest);
     let manifest: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(manifest["annotations"]["org.opencontainers.image.revision"], "main@sha1:0123");
     let layer = manifest["layers"][0]["digest"].as_str().unwrap();
-    let (_, content) = get(&host, &format!("/v2/cluster-init/source/blobs/{layer}"), "*/*").await;
+    let (_, content) = get(host, &format!("/v2/cluster-init/source/blobs/{layer}"), "*/*").await;
     assert_eq!(content, files.tar_gz().unwrap());
 
     // The bundle's own helm understands the chart.
@@ -322,22 +302,22 @@ async fn artifacts_and_images_are_pushed_to_the_bundles_registry() {
     assert!(rendered.text().contains("name: one"), "{}", rendered.text());
 
     let image = bundle.image("registry:3.1.2").unwrap();
-    let digest = registry.push_image("library/registry", "3.1.2", &image).await.unwrap();
+    let digest = registry.push_image("library/registry", "3.1.2", &image, &|_| ()).await.unwrap();
     assert_eq!(digest, *image.digest());
-    let (head, _) = get(&host, "/v2/library/registry/manifests/3.1.2", kind).await;
+    let (head, _) = get(host, "/v2/library/registry/manifests/3.1.2", kind).await;
     assert!(head.starts_with("HTTP/1.0 200"), "{head}");
-    child.stop(Duration::from_secs(10)).await.unwrap();
+    server.stop().await;
 }
 
 #[tokio::test]
 async fn a_push_goes_through_a_proxy_that_wants_a_password() {
     let home = Home::new();
-    let bundle = Bundle::open(&support::bundle(), &home.path().join("unpacked")).unwrap();
-    let (mut child, host) = registry(&home, &bundle).await;
+    let server = Server::plain(&home).await;
+    let host = server.host().to_owned();
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = proxy.local_addr().unwrap();
     // Requests in absolute form are understood by the registry as they are, so passing bytes on is all that it takes.
-    let server = tokio::spawn(async move {
+    let passing = tokio::spawn(async move {
         loop {
             let (mut inner, _) = proxy.accept().await.unwrap();
             let host = host.clone();
@@ -371,6 +351,6 @@ async fn a_push_goes_through_a_proxy_that_wants_a_password() {
     let error = registry.push("a/b", "d", &artifact).await.unwrap_err();
     assert!(error.to_string().contains(" registry.test/a/b:d"), "{error}");
     assert!(!format!("{registry:?} {error:?}").contains("wrong"), "a password shows");
-    server.abort();
-    child.stop(Duration::from_secs(10)).await.unwrap();
+    passing.abort();
+    server.stop().await;
 }

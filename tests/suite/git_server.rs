@@ -14,11 +14,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+
+use crate::authority::Signed;
 
 pub const USER: &str = "deployer";
 pub const TOKEN: &str = "glpat-secret/of:the@test";
@@ -89,13 +90,7 @@ impl Drop for GitServer {
 
 /// The authority's certificate, and a server's of its making.
 fn certificates() -> (String, TlsAcceptor) {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let ca = params.self_signed(&key).unwrap();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let Signed { ca, cert, key } = Signed::for_loopback();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(provider)
@@ -104,7 +99,7 @@ fn certificates() -> (String, TlsAcceptor) {
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
-    (ca.pem(), TlsAcceptor::from(Arc::new(config)))
+    (ca, TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Runs `git http-backend` as a CGI program for whoever has the token.

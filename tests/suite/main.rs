@@ -11,10 +11,12 @@
 
 mod apply;
 mod arena;
+mod authority;
 mod bad_input;
 mod bundle;
 mod cli;
 mod content;
+mod cutter;
 mod docker;
 mod elsewhere;
 mod generated;
@@ -29,8 +31,11 @@ mod pivot_trouble;
 mod plan;
 mod provider;
 mod publish;
+mod pull;
 mod push;
+mod registry;
 mod seed;
 mod story;
 mod support;
+mod upstream;
 mod yaml;

@@ -1,101 +1,104 @@
-//! `cluster-init bundle push`: a bundle's images in a registry that wants a password.
+//! `cluster-init bundle push`: a bundle in a registry that wants a password, over a line that breaks.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine as _;
-use cluster_init::bundle::Bundle;
-use cluster_init::exec::{Child, Command};
-use cluster_init::fsx;
-use cluster_init::oci::{Layout, ProgramImage};
-use tokio::net::TcpStream;
+use cluster_init::oci::Layout;
 
-use crate::support::{self, Ended, Home, ended};
-
-/// "user" with the password "secret".
-const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
-
-/// A bundle of two small images.
-fn bundle(folder: &Path) -> PathBuf {
-    let program = folder.join("program");
-    let mut layout = Layout::open_or_create(&folder.join("bundle")).unwrap();
-    let mut entries = Vec::new();
-    for (name, reference) in [("one", "registry.example.org/team/one:v1"), ("two", "docker.io/library/two:2")] {
-        fsx::write(&program, format!("#!/bin/sh\necho {name}\n")).unwrap();
-        let image = ProgramImage {
-            path: "bin/program",
-            entrypoint: Vec::new(),
-            cmd: Vec::new(),
-            user: "0",
-            files: std::collections::BTreeMap::new(),
-            architecture: "amd64",
-            annotations: std::collections::BTreeMap::new(),
-        };
-        let mut entry = layout.add_program_image(&image, &program).unwrap();
-        entry.annotations.insert("org.opencontainers.image.ref.name".into(), reference.into());
-        entry.annotations.insert("cluster-init.dev/part".into(), name.into());
-        entries.push(entry);
-    }
-    layout.set_entries(entries).unwrap();
-    layout.folder().to_owned()
-}
-
-/// The suite's registry on a free port of loopback, with a password.
-async fn registry(home: &Home) -> (Child, String) {
-    let bundle = Bundle::open(&support::bundle(), &home.unpacked()).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let host = format!("127.0.0.1:{port}");
-    let root = bundle.unpack_async(&bundle.image("registry:3.1.2").unwrap()).await.unwrap();
-    fsx::write(&home.path().join("htpasswd"), HTPASSWD).unwrap();
-    let child = Command::new(bundle.tool_async("registry").await.unwrap())
-        .arg("serve")
-        .arg(root.join("etc/distribution/config.yml"))
-        .env("REGISTRY_HTTP_ADDR", &host)
-        .env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", home.path().join("storage"))
-        .env("REGISTRY_AUTH", "htpasswd")
-        .env("REGISTRY_AUTH_HTPASSWD_REALM", "test")
-        .env("REGISTRY_AUTH_HTPASSWD_PATH", home.path().join("htpasswd"))
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .spawn(&home.path().join("registry.log"))
-        .unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(&host).await.is_err() {
-        assert!(std::time::Instant::now() < deadline, "{}", fsx::read_text(&home.path().join("registry.log")).unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    (child, host)
-}
-
-async fn push(home: &Home, bundle: &Path, host: &str) -> Ended {
-    let command = home.command(["bundle", "push", host, "--plain-http", "--output", "json", "--bundle"]).arg(bundle);
-    ended(command.env("DOCKER_CONFIG", home.path().join("docker")).run(Duration::from_mins(1)).await)
-}
+use crate::cutter::{Cutter, Fate};
+use crate::registry::{LARGE, Server, command, flip, layer, login, run, small_bundle};
+use crate::support::{Home, ended};
 
 #[tokio::test]
 async fn images_are_pushed_with_the_password_of_docker() {
     let home = Home::new();
-    let bundle = bundle(home.path());
-    let (mut child, host) = registry(&home).await;
-    let refused = push(&home, &bundle, &host).await;
+    let bundle = small_bundle(home.path());
+    let server = Server::with_password(&home).await;
+    let push = ["push", server.host(), "--plain-http"];
+    let refused = run(&home, bundle.folder(), &push).await;
     assert_eq!(refused.code, 1, "{}", refused.stderr);
-    assert!(refused.stderr.contains(&host), "{}", refused.stderr);
+    assert!(refused.stderr.contains("it asks for a user and a password"), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("hint: docker login {}", server.host())), "{}", refused.stderr);
 
-    let auth = base64::engine::general_purpose::STANDARD.encode("user:secret");
-    let config = serde_json::json!({"auths": {&host: {"auth": auth}}}).to_string();
-    fsx::create_dir(&home.path().join("docker")).unwrap();
-    fsx::write(&home.path().join("docker/config.json"), config).unwrap();
-    assert_eq!(push(&home, &bundle, &host).await.ok().json()["images"], 2);
-    let stored = home.path().join("storage/docker/registry/v2/repositories");
+    login(&home, &[server.host()], "user", "secret");
+    let pushed = run(&home, bundle.folder(), &push).await.ok().json();
+    assert_eq!((&pushed["images"], &pushed["manifests"]), (&2.into(), &1.into()));
+    assert_eq!(pushed["digest"], bundle.digest().unwrap().to_string());
     // By the paths as which containerd asks a mirror for them.
-    assert!(stored.join("team/one/_manifests/tags/v1").is_dir());
-    assert!(stored.join("library/two/_manifests/tags/2").is_dir());
+    assert!(server.repository("team/one/_manifests/tags/v1").is_dir());
+    assert!(server.repository("library/two/_manifests/tags/2").is_dir());
+    assert!(server.repository("cluster-init/manifests/three/_manifests/tags/v3-x").is_dir());
     // Again: nothing is uploaded.
-    let log = || fsx::read_text(&home.path().join("registry.log")).unwrap();
-    let uploads =
-        |log: &str| log.matches("http.request.method=PATCH").count() + log.matches("http.request.method=POST").count();
-    let before = uploads(&log());
-    assert!(before > 0, "{}", log());
-    push(&home, &bundle, &host).await.ok();
-    assert_eq!(uploads(&log()), before);
-    child.stop(Duration::from_secs(10)).await.unwrap();
+    let uploads = || server.count("PATCH") + server.count("POST");
+    let before = uploads();
+    assert!(before > 0, "{}", server.log());
+    run(&home, bundle.folder(), &push).await.ok();
+    assert_eq!(uploads(), before);
+    // Below a path: other repositories.
+    let below = format!("http://{}/harbor/project", server.host());
+    run(&home, bundle.folder(), &["push", &below]).await.ok();
+    assert!(server.repository("harbor/project/team/one/_manifests/tags/v1").is_dir());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_goes_on() {
+    let home = Home::new();
+    let bundle = small_bundle(home.path());
+    let server = Server::with_tls(&home).await;
+    let line = Cutter::start(server.host(), LARGE / 3, Fate::Cut(3)).await;
+    login(&home, &[line.host()], "user", "secret");
+    let ca = server.ca().display().to_string();
+    let pushed = run(&home, bundle.folder(), &["push", line.host(), "--ca-file", &ca]).await.ok();
+    assert!(line.cuts() >= 2, "{}", pushed.stderr);
+    let blob = layer(&bundle, "two");
+    let goes_on = format!("blob {blob} goes on at byte ");
+    assert!(pushed.stderr.contains(&goes_on), "{}\n{}", pushed.stderr, server.log());
+    assert_eq!(cluster_init::fsx::read(&server.blob(&blob)).unwrap(), bundle.read(&blob).unwrap());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_corrupt_is_not_pushed() {
+    let home = Home::new();
+    let bundle = small_bundle(home.path());
+    let server = Server::plain(&home).await;
+    let blob = layer(&bundle, "two");
+    flip(&bundle.blob_path(&blob));
+    let refused = run(&home, bundle.folder(), &["push", server.host(), "--plain-http"]).await;
+    assert_eq!(refused.code, 1);
+    for text in [format!("part two is unusable: blob {blob} in "), "hint: repair it: cluster-init bundle build".into()]
+    {
+        assert!(refused.stderr.contains(&text) || refused.stderr.contains("caused by: blob"), "{}", refused.stderr);
+    }
+    assert!(!server.blob(&blob).exists());
+    // Nobody finds a bundle that is not whole.
+    assert!(!server.repository("cluster-init/bundle").exists());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_push_that_was_stopped_goes_on() {
+    let home = Home::new();
+    let bundle = small_bundle(home.path());
+    let server = Server::plain(&home).await;
+    let line = Cutter::start(server.host(), LARGE / 2, Fate::Hang).await;
+    let log = home.path().join("log");
+    let mut child = command(&home, bundle.folder(), &["push", line.host(), "--plain-http"]).spawn(&log).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !server.repository("team/one/_manifests/tags/v1").exists() {
+        assert!(std::time::Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster_init::exec::signal(child.pid().unwrap(), rustix::process::Signal::INT);
+    let status = child.wait().await.unwrap();
+    let said = cluster_init::fsx::read_text(&log).unwrap();
+    assert_eq!(status.code(), Some(5), "{said}");
+    let hint = format!("go on with: cluster-init bundle push {}", line.host());
+    assert!(said.contains(&hint), "{said}");
+    let direct = command(&home, bundle.folder(), &["push", server.host(), "--plain-http"]);
+    ended(direct.run(Duration::from_mins(1)).await).ok();
+    let target = home.path().join("other");
+    run(&home, &target, &["pull", server.host(), "--plain-http"]).await.ok();
+    assert_eq!(Layout::open(&target).unwrap().digest().unwrap(), bundle.digest().unwrap());
+    server.stop().await;
 }
