@@ -136,6 +136,19 @@ impl Configuration {
         [("GIT_URL", git.url.clone()), ("GIT_REF", reference), ("GIT_SPEC", spec.to_string())]
     }
 
+    /// The management cluster's name: of its Cluster object, and so of its machines, nodes and containers.
+    pub fn cluster_name(&self) -> String {
+        let mut name = super::MANAGEMENT_CLUSTER.to_owned();
+        for layer in self.layers() {
+            // What is no map of values was refused before.
+            let values = yaml::from_str::<Value>(layer, "values").unwrap_or_default();
+            if let Some(own) = values.pointer("/cluster/name").and_then(Value::as_str) {
+                own.clone_into(&mut name);
+            }
+        }
+        name
+    }
+
     /// The URL of the proxy that the Git server is reached through; empty where it is reached directly.
     fn git_proxy(&self) -> Secret {
         let host = self.git.as_ref().and_then(|git| Some(git.url.parse::<http::Uri>().ok()?.host()?.to_owned()));
@@ -347,6 +360,15 @@ mod tests {
             let taken = format!("{}-{purpose}", crate::environment::MANAGEMENT_CLUSTER);
             assert!(objects.iter().all(|object| object.metadata.name.as_deref() != Some(&taken)), "{taken}");
         }
+    }
+
+    #[test]
+    fn the_last_layer_names_the_management_cluster() {
+        let mut configuration = Configuration { base_values: "cluster: {capd: {}}".into(), ..Configuration::default() };
+        assert_eq!(configuration.cluster_name(), "management-cluster");
+        configuration.base_values = "cluster: {name: base}".into();
+        configuration.values = "cluster: {name: second}".into();
+        assert_eq!(configuration.cluster_name(), "second");
     }
 
     #[test]

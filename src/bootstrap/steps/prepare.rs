@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 
-use crate::bootstrap::{Story, checks};
+use crate::backend::Addresses;
+use crate::bootstrap::{Story, access, checks};
 use crate::bundle;
 use crate::event::What;
 use crate::failure::Result;
@@ -39,11 +40,23 @@ impl Step<Story> for Preflight {
             };
             scope.events.progress(format!("check {}", check.name), state);
         }
-        checks::verdict(&checks)
+        checks::verdict(&checks)?;
+        if story.run.resumed {
+            return_home(story, scope).await?;
+        }
+        Ok(())
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
         Ok(Undo::Undone)
     }
+}
+
+/// Containers of the run get the addresses again that they lost when docker was restarted.
+async fn return_home(story: &Story, scope: &Scope) -> Result<()> {
+    let Some(docker) = story.docker() else { return Ok(()) };
+    let clusters = [access::name(story.environment.name()), story.cluster_name().await?];
+    let addresses = Addresses::of(&story.home, story.environment.name())?;
+    addresses.restore(docker, &clusters, &scope.events).await.map(|_| ())
 }
 
 /// Unpacks the programs of the control plane and our tools, with their digests compared.
