@@ -9,7 +9,7 @@ use crate::failure::Result;
 use crate::node::{self, Home, Node, Role};
 
 /// The socket of the local Docker, where Cluster API's docker provider looks for it.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// The bootstrap cluster's name.
 pub fn name(environment: &str) -> String {

@@ -98,6 +98,11 @@ impl Error {
         self.said().contains("is already in use by container")
     }
 
+    /// Whether the daemon's host lacks what a container should mount.
+    pub(super) fn lacks_source(&self) -> bool {
+        self.said().contains("bind source path does not exist")
+    }
+
     /// Whether a container is not in the network that it should be taken out of.
     pub fn is_detached(&self) -> bool {
         self.said().contains("is not connected to")

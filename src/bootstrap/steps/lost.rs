@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// One that ends is started again by docker, or replaced by Cluster API, within this time, or by nobody.
 const GRACE: Duration = Duration::from_secs(12);
 /// A daemon that is restarted ends its containers first, and answers again within this time.
-const RESTART: Duration = Duration::from_secs(60);
+const RESTART: Duration = Duration::from_mins(1);
 
 /// Waits until a container that the run needs is gone for good; never ends where there are none.
 pub async fn container(story: &Story, scope: &Scope) -> Failure {
@@ -25,7 +25,7 @@ pub async fn container(story: &Story, scope: &Scope) -> Failure {
     let Ok(mut addresses) = Addresses::of(&story.home, story.environment.name()) else {
         return std::future::pending().await;
     };
-    let mut since: Option<Stopwatch> = None;
+    let mut since: Option<(Duration, Stopwatch)> = None;
     let lost = scope
         .wait("a container that ended")
         .every(EVERY)
@@ -38,7 +38,11 @@ pub async fn container(story: &Story, scope: &Scope) -> Failure {
                 Ok(Some(found)) => (found, GRACE),
                 Err(failure) => (failure, RESTART),
             };
-            if since.get_or_insert_with(Stopwatch::start).elapsed() > grace {
+            // Containers have their own time when the daemon is back.
+            if since.as_ref().is_none_or(|(before, _)| *before != grace) {
+                since = Some((grace, Stopwatch::start()));
+            }
+            if since.as_ref().is_some_and(|(_, since)| since.elapsed() > grace) {
                 return Err(found.kind(Kind::Failed));
             }
             Ok(Look::Pending(found.to_string()))
