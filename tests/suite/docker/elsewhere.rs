@@ -31,6 +31,8 @@ impl Elsewhere {
         let found = Self { folder, client };
         found.script("start").await;
         until("daemon elsewhere", async || found.docker(&["version"]).await.code == 0).await;
+        // What a test left that failed.
+        found.empty().await;
         found
     }
 
@@ -49,13 +51,19 @@ impl Elsewhere {
         ended(self.of(Command::new("docker").args(args)).run(Duration::from_mins(2)).await)
     }
 
-    /// Takes the containers and volumes away, and the daemon; its images stay.
-    async fn stop(self) {
+    async fn empty(&self) {
         let all = self.docker(&["ps", "--all", "--quiet"]).await.ok().stdout;
         for container in all.split_whitespace() {
             self.docker(&["rm", "--force", "--volumes", container]).await.ok();
         }
-        self.docker(&["volume", "prune", "--force"]).await.ok();
+        for volume in self.docker(&["volume", "ls", "--quiet"]).await.ok().stdout.split_whitespace() {
+            self.docker(&["volume", "rm", "--force", volume]).await.ok();
+        }
+    }
+
+    /// Takes the containers and volumes away, and the daemon; its images stay.
+    async fn stop(self) {
+        self.empty().await;
         self.script("stop").await;
     }
 }
