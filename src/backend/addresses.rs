@@ -72,7 +72,10 @@ impl Addresses {
         for cluster in clusters {
             all.extend(docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?);
         }
-        if !all.iter().any(|container| self.moved(container).is_some()) {
+        // One that ended may have lost its address to another, too.
+        let taken = |known: &Known| all.iter().any(|other| other.address(NETWORK) == Some(known.address.as_str()));
+        let lost = |one: &Container| !one.runs() && self.known.get(&one.id).is_some_and(taken);
+        if !all.iter().any(|container| self.moved(container).is_some() || lost(container)) {
             return Ok(false);
         }
         events.progress("docker", "gave containers other addresses when it was restarted: they get their own again");
@@ -85,6 +88,8 @@ impl Addresses {
                     .hint(format!("docker gives addresses back only in a network {NETWORK} that cluster-init made"))
             })?;
         }
+        // Whoever has no address of its own takes what is left.
+        all.sort_by_key(|container| !self.known.contains_key(&container.id));
         for container in all.iter().chain(&beside) {
             docker.start(container.name()).await?;
         }
