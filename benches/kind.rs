@@ -186,6 +186,8 @@ impl Bench {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize-components/management-cluster/kubeadm-capd");
         let render = Command::new(self.bundle.tool("kubectl")?).arg("kustomize").arg(&folder);
         let text = render.run(Duration::from_mins(1)).await?.text();
+        let text = text.replace("${CLUSTER_NAME}", "management-cluster");
+        let text = text.replace("${CONTROL_PLANE_REPLICAS:=1}", "1").replace("${WORKER_REPLICAS:=1}", "1");
         let objects = k8s::parse(&text, "kubeadm-capd")?;
         let objects = objects.into_iter().map(|mut object| {
             for pointer in ["/spec/kubeadmConfigSpec", "/spec/template/spec"] {

@@ -1,8 +1,9 @@
-//! Clusters that kind makes: their nodes are containers of the local Docker.
+//! Clusters that kind makes: their nodes are containers of a Docker daemon, on this host or elsewhere.
 //!
 //! ```text
 //! HOME/kind/NAME/owner.json   on whose behalf it was made
-//! HOME/kind/NAME/certs.d/     mounted into the nodes: sends their containerd to the mirror, and proves that they are ours
+//! HOME/kind/NAME/certs.d/     sends the nodes' containerd to the mirror
+//! volume NAME-certs.d         the same where the daemon is; mounted into the nodes, and bears the home, which proves that they are ours
 //! HOME/kind/NAME/kind.yaml    what kind was asked for
 //! HOME/kind/NAME/kubeconfig   once kind is done
 //! HOME/kind/NAME/kind.log     what it said when it failed
@@ -31,8 +32,12 @@ use crate::yaml;
 
 /// The label with a cluster's name on each of its nodes.
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
+/// The address of all that its host has.
+const ANYWHERE: &str = "0.0.0.0";
 /// The label with a node's role.
 const ROLE_LABEL: &str = "io.x-k8s.kind.role";
+/// The label of a cluster's volume: the home that made it.
+const HOME: &str = "cluster-init.dev/home";
 /// Deleting a cluster takes this long at most.
 const DELETE: Duration = Duration::from_mins(2);
 /// Asking kind something.
@@ -81,12 +86,13 @@ impl Kind {
     }
 
     /// On whose behalf a cluster was made; `None` when somebody else made it.
-    fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
-        let folder = self.folder(name);
-        if !nodes.iter().all(|node| node.mounts_from(&folder)) {
+    async fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
+        let Some(volume) = self.docker.volume(&volume(name)).await? else { return Ok(None) };
+        let ours = volume.label(HOME) == Some(&self.home.root().display().to_string());
+        if !ours || !nodes.iter().all(|node| node.mounts_from(&volume.mountpoint)) {
             return Ok(None);
         }
-        let Some(text) = fsx::read_text_if_present(&folder.join("owner.json"))? else { return Ok(None) };
+        let Some(text) = fsx::read_text_if_present(&self.folder(name).join("owner.json"))? else { return Ok(None) };
         let owner: Owner = serde_json::from_str(&text).map_err(Failure::from_error)?;
         Ok(Some(owner.owner))
     }
@@ -108,7 +114,7 @@ impl Kind {
         let name = NodeName::new(&spec.name)?.to_string();
         let nodes = self.containers(&name).await?;
         if !nodes.is_empty() {
-            match self.owner(&name, &nodes)? {
+            match self.owner(&name, &nodes).await? {
                 None => return Err(Self::foreign(&name)),
                 Some(owner) if owner != spec.owner => {
                     return Err(Failure::refused(format!("cluster {name} was made by {owner}, not by {}", spec.owner)));
@@ -166,8 +172,9 @@ impl Kind {
         fsx::remove_file(&folder.join("kubeconfig"))?;
         let owner = serde_json::to_vec(&Owner { owner: spec.owner.clone() }).map_err(Failure::from_error)?;
         fsx::write_private(&folder.join("owner.json"), owner)?;
-        let hosts = Mirror::write_hosts(&folder.join("certs.d"))?;
-        let config = config(&bundle, name, spec, &hosts)?;
+        let hosts = self.make_volume(&bundle, name).await?;
+        let host = self.docker.elsewhere().await?;
+        let config = config(&bundle, name, spec, &hosts, host.as_deref())?;
         fsx::write_private(&folder.join("kind.yaml"), config)?;
         events.progress(format!("kind cluster {name}"), "being made");
         let unfinished = folder.join("kubeconfig.unfinished");
@@ -189,10 +196,28 @@ impl Kind {
             }
             return Err(failed(name, error, &log));
         }
+        if let Some(host) = host {
+            let text = fsx::read_text(&unfinished)?;
+            fsx::write_private(
+                &unfinished,
+                text.replace(&format!("https://{ANYWHERE}:"), &format!("https://{host}:")),
+            )?;
+        }
         fsx::set_mode(&unfinished, 0o600)?;
         fsx::rename(&unfinished, &folder.join("kubeconfig"))?;
         events.progress(format!("kind cluster {name}"), format!("ready after {}", human(watch.elapsed())));
         self.found(name).await
+    }
+
+    /// The files that send nodes to the mirror, where the daemon is; their folder on its host.
+    async fn make_volume(&self, bundle: &Bundle, name: &str) -> Result<PathBuf> {
+        let folder = Mirror::write_hosts(&self.folder(name).join("certs.d"))?;
+        let (volume, home) = (volume(name), self.home.root().display().to_string());
+        let labels = [(mirror::LABEL, "certs.d"), (HOME, home.as_str())];
+        // The mirror runs, so docker has its image.
+        self.docker.make_volume(&volume, &labels, &folder, &mirror::reference(bundle, "registry")?).await?;
+        let made = self.docker.volume(&volume).await?;
+        Ok(made.ok_or_else(|| Failure::failed(format!("volume {volume} is gone again")))?.mountpoint)
     }
 
     async fn found(&self, name: &str) -> Result<Made> {
@@ -205,7 +230,7 @@ impl Kind {
         if nodes.is_empty() {
             return Ok(None);
         }
-        let Some(owner) = self.owner(name, &nodes)? else { return Ok(None) };
+        let Some(owner) = self.owner(name, &nodes).await? else { return Ok(None) };
         let kubeconfig = self.folder(name).join("kubeconfig");
         let server = server(&kubeconfig)?;
         let state = match (&server, nodes.iter().all(Container::runs), nodes.iter().any(Container::runs)) {
@@ -228,10 +253,11 @@ impl Kind {
     /// Deletes a cluster of this home; fine when there is none.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let nodes = self.containers(name).await?;
-        if !nodes.is_empty() && self.owner(name, &nodes)?.is_none() {
+        if !nodes.is_empty() && self.owner(name, &nodes).await?.is_none() {
             return Err(Self::foreign(name));
         }
         self.remove(name).await?;
+        self.docker.remove_volume(&volume(name)).await?;
         Ok(fsx::remove_dir(&self.folder(name))?)
     }
 
@@ -271,15 +297,20 @@ impl Kind {
     /// Refuses when a cluster of that name is not ours.
     pub async fn check_name(&self, name: &str) -> Result<()> {
         let nodes = self.containers(name).await?;
-        if !nodes.is_empty() && self.owner(name, &nodes)?.is_none() {
+        if !nodes.is_empty() && self.owner(name, &nodes).await?.is_none() {
             return Err(Self::foreign(name));
         }
         Ok(())
     }
 }
 
-/// What kind is asked for.
-fn config(bundle: &Bundle, name: &str, spec: &LocalSpec, hosts: &Path) -> Result<String> {
+/// The volume of a cluster.
+fn volume(name: &str) -> String {
+    format!("{name}-certs.d")
+}
+
+/// What kind is asked for; `host` is that of a daemon elsewhere.
+fn config(bundle: &Bundle, name: &str, spec: &LocalSpec, hosts: &Path, host: Option<&str>) -> Result<String> {
     let tag = |part: &str| {
         mirror::reference(bundle, part)
             .map(|name| name.rsplit_once(':').map(|(_, tag)| tag.to_owned()).unwrap_or_default())
@@ -297,6 +328,8 @@ fn config(bundle: &Bundle, name: &str, spec: &LocalSpec, hosts: &Path) -> Result
         "etcd": tag("etcd")?,
         "dns": tag("coredns")?,
         "mounts": mounts,
+        "address": if host.is_some() { ANYWHERE } else { "127.0.0.1" },
+        "names": host.into_iter().chain(["localhost", "127.0.0.1", ANYWHERE]).collect::<Vec<_>>(),
     });
     render(&facts)
 }
@@ -358,7 +391,7 @@ mod tests {
             {"host": quoted(Path::new("/var/run/docker.sock")), "container": "/var/run/docker.sock", "read_only": false},
         ]);
         let facts = json!({"name": "x-bootstrap", "owner": "bootstrap x", "image": "ghcr.io/cluster-init/node:v1",
-            "etcd": "3.6.14-0", "dns": "v1.14.3", "mounts": mounts});
+            "etcd": "3.6.14-0", "dns": "v1.14.3", "mounts": mounts, "address": ANYWHERE, "names": ["docker", "localhost"]});
         let parsed: serde_json::Value = yaml::from_str(&render(&facts).unwrap(), "kind.yaml").unwrap();
         assert_eq!(parsed["nodes"][0]["image"], "ghcr.io/cluster-init/node:v1");
         assert_eq!(parsed["nodes"][0]["extraMounts"][0]["hostPath"], "/home/a b/certs.d");
@@ -367,6 +400,8 @@ mod tests {
             yaml::from_str(parsed["kubeadmConfigPatches"][0].as_str().unwrap(), "patch").unwrap();
         assert_eq!(patch["etcd"]["local"]["imageTag"], "3.6.14-0");
         assert_eq!(patch["dns"]["imageTag"], "v1.14.3");
+        assert_eq!(patch["apiServer"]["certSANs"], json!(["docker", "localhost"]));
+        assert_eq!(parsed["networking"]["apiServerAddress"], "0.0.0.0");
     }
 
     fn said(stderr: &str) -> Failure {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Bundle, place};
 use crate::clock::{Deadline, Look, Wait};
-use crate::docker::Docker;
+use crate::docker::{self, Docker};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::fsx;
@@ -27,6 +27,10 @@ pub const NETWORK: &str = "kind";
 pub const LABEL: &str = "cluster-init.dev/owned";
 /// The label with the digest of the image that the container was made from.
 const IMAGE: &str = "cluster-init.dev/image";
+/// The label with the address of the daemon's host at which its port is published.
+const REACHED: &str = "cluster-init.dev/published";
+/// The address that only the daemon's host itself reaches.
+const HERE: &str = "127.0.0.1";
 const PORT: u16 = 5000;
 /// What docker itself starts, rather than a node.
 const FOR_DOCKER: [&str; 2] = ["node", "haproxy"];
@@ -49,20 +53,27 @@ impl Mirror {
     pub async fn ensure(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<()> {
         self.docker.ensure_network(NETWORK).await?;
         self.start(events).await?;
-        let address = self.docker.port(MIRROR, PORT).await?;
-        let registry = Registry::new(&address, true, None)?;
-        Wait::new(format!("the registry in container {MIRROR}"), deadline.left())
+        let host = self.docker.elsewhere().await?.unwrap_or_else(|| HERE.into());
+        let (registry, port) = Wait::new(format!("the registry in container {MIRROR} at {host}"), deadline.left())
             .within(deadline, cancel)
             .every(Duration::from_millis(50))
             .until(async || {
+                let published = match self.docker.port(MIRROR, PORT).await {
+                    // It is only just being made.
+                    Err(error @ docker::Error::Answer { .. }) => return Ok(Look::Pending(error.to_string())),
+                    published => published?,
+                };
+                let port = published.rsplit(':').next().unwrap_or_default().to_owned();
+                let registry = Registry::new(&format!("{host}:{port}"), true, None)?;
                 Ok(match registry.answers().await {
-                    Ok(()) => Look::Ready(()),
+                    Ok(()) => Look::Ready((registry, port)),
                     Err(error) => Look::Pending(error.to_string()),
                 })
             })
             .await?;
         self.bundle.push(&registry, events, cancel).await?;
-        self.load(&address, events).await
+        // To the daemon, its own host is near in any case.
+        self.load(&format!("{HERE}:{port}"), events).await
     }
 
     /// Starts the container, anew when it was made from another image.
@@ -70,12 +81,14 @@ impl Mirror {
         let name = self.reference("registry")?;
         let image = self.bundle.image(&name)?;
         let digest = image.digest().to_string();
+        // The daemon's own host would not let anybody else in.
+        let reached = if self.docker.elsewhere().await?.is_some() { "0.0.0.0" } else { HERE };
         if let Some(found) = self.docker.container(MIRROR).await? {
             if found.label(LABEL) != Some("mirror") {
                 return Err(Failure::refused(format!("there is a container {MIRROR} that is not ours"))
                     .hint(format!("if nobody needs it: docker rm --force {MIRROR}")));
             }
-            if found.label(IMAGE) == Some(&digest) {
+            if found.label(IMAGE) == Some(&digest) && (reached == HERE || found.label(REACHED) == Some(reached)) {
                 return if found.runs() { Ok(()) } else { Ok(self.docker.start(MIRROR).await?) };
             }
             self.docker.remove(MIRROR).await?;
@@ -83,24 +96,29 @@ impl Mirror {
         events.progress("mirror", "starting a registry for the nodes");
         let config = image.manifest().config.digest.to_string();
         if self.docker.image(&name).await?.as_deref() != Some(config.as_str()) {
+            // Another environment may be doing the same.
             let folder = self.home.cache();
             fsx::create_dir(&folder)?;
-            let archive = folder.join("registry.docker.tar");
-            image.write_docker_archive(&name, fsx::create(&archive)?)?;
-            self.docker.load(&archive).await?;
-            fsx::remove_file(&archive)?;
+            let archive =
+                tempfile::Builder::new().prefix("registry-").tempfile_in(&folder).map_err(Failure::from_error)?;
+            image.write_docker_archive(&name, fsx::create(archive.path())?)?;
+            self.docker.load(archive.path()).await?;
         }
         let options = [
             format!("--network={NETWORK}"),
-            format!("--publish=127.0.0.1::{PORT}"),
+            format!("--publish={reached}::{PORT}"),
             format!("--label={LABEL}=mirror"),
             format!("--label={IMAGE}={digest}"),
+            format!("--label={REACHED}={reached}"),
             format!("--volume={MIRROR}:/var/lib/registry"),
             "--restart=unless-stopped".into(),
             "--env=OTEL_TRACES_EXPORTER=none".into(),
         ];
-        self.docker.run(MIRROR, &options, &name).await?;
-        Ok(())
+        match self.docker.run(MIRROR, &options, &name).await {
+            // Another environment was faster, and gives it what it lacks as this one does.
+            Err(error) if error.in_use() => Ok(()),
+            result => Ok(result.map(|_| ())?),
+        }
     }
 
     /// Has docker pull, from the mirror, the images of machines; layers that it has are not read again.

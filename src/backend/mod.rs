@@ -3,9 +3,11 @@
 //! The story asks for a cluster by name and owner; a backend makes it or adopts the one that it made before, and
 //! refuses one that somebody else made. There are [`Local`] and [`Kind`]; existing clusters are a further variant.
 
+mod addresses;
 mod kind;
 mod local;
 mod mirror;
+mod reach;
 
 use std::path::PathBuf;
 
@@ -17,9 +19,11 @@ use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::node::State;
 
+pub use addresses::{Addresses, Known};
 pub use kind::{CLUSTER_LABEL, Kind};
 pub use local::{Local, LocalSpec};
 pub use mirror::{LABEL, MIRROR, Mirror, NETWORK};
+pub use reach::reachable;
 
 /// A cluster that a backend made.
 #[derive(Clone, Debug, Serialize)]

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{MANAGEMENT, Story};
+use super::Story;
 use crate::backend::{Backend, Kind, Local, LocalSpec};
 use crate::environment::{self, Machines, Management, Reached};
 use crate::failure::Result;
 use crate::node::{self, Home, Node, Role};
 
 /// The socket of the local Docker, where Cluster API's docker provider looks for it.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// The bootstrap cluster's name.
 pub fn name(environment: &str) -> String {
@@ -54,11 +54,11 @@ pub async fn bootstrap_registry(story: &Story) -> Result<Option<Reached>> {
     }
 }
 
-/// The control-plane node of the management cluster on this host, when there is one.
-pub fn management_node(home: &Home) -> Result<Option<Node>> {
+/// The control-plane node of the management cluster of a name on this host, when there is one.
+pub fn management_node(home: &Home, cluster: &str) -> Result<Option<Node>> {
     Ok(node::list(home)?
         .into_iter()
-        .find(|node| node.config().cluster == MANAGEMENT && node.config().role == Role::ControlPlane))
+        .find(|node| node.config().cluster == cluster && node.config().role == Role::ControlPlane))
 }
 
 /// The registry of the management cluster; `None` where clusters read Git.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{MANAGEMENT, Story, access};
+use super::{Story, access};
 use crate::backend::{Backend, CLUSTER_LABEL};
 use crate::docker::{Container, Docker};
 use crate::environment::{CHECKS, Machines, Management, PHASES};
@@ -168,7 +168,10 @@ async fn docker(story: &Story) -> Result<String> {
     }
     let mut found = vec![format!("docker {}", info.server_version)];
     // The daemon of another host keeps its images there.
-    if info.docker_root_dir.is_dir() {
+    if let Some(host) = docker.elsewhere().await? {
+        elsewhere(story, &host).await?;
+        found.push(format!("on host {host}"));
+    } else if info.docker_root_dir.is_dir() {
         let free = fsx::free_bytes(&info.docker_root_dir)?;
         room(&info.docker_root_dir, free)?;
         found.push(format!("{} GiB free", free >> 30));
@@ -178,6 +181,21 @@ async fn docker(story: &Story) -> Result<String> {
         found.push(kind.version().await?);
     }
     Ok(found.join(", "))
+}
+
+/// This host reaches what containers of another one publish there, and nothing more.
+async fn elsewhere(story: &Story, host: &str) -> Result<()> {
+    if matches!(story.backend, Backend::Local(_)) {
+        let text =
+            format!("the docker daemon is on host {host}, whose containers plain processes of this host do not reach");
+        return Err(Failure::preflight(text).hint("--backend kind"));
+    }
+    if let Err(error) = tokio::net::lookup_host((host.trim_matches(['[', ']']), 0)).await {
+        let text = format!("the docker daemon is on host {host}, and that name is not known here: {error}");
+        return Err(Failure::preflight(text)
+            .hint("name it in DOCKER_HOST as this host reaches the ports that its containers publish"));
+    }
+    Ok(())
 }
 
 /// There is room for images and containers where docker keeps them.
@@ -191,8 +209,8 @@ fn room(root: &Path, free: u64) -> Result<()> {
 }
 
 /// The containers that are machines of the management cluster, or its load balancer.
-pub async fn containers(docker: &Docker) -> Result<Vec<Container>> {
-    Ok(docker.containers(&format!("{CLUSTER_LABEL}={MANAGEMENT}")).await?)
+pub async fn containers(docker: &Docker, cluster: &str) -> Result<Vec<Container>> {
+    Ok(docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?)
 }
 
 fn inotify(needed: u64) -> Result<String> {
@@ -255,9 +273,10 @@ async fn leftovers(story: &Story) -> Result<String> {
     }
     // Machines that are containers have nothing to do with another environment's nodes.
     let is_docker = story.environment.settings().machines == Machines::Docker;
-    let machines = found(&|node| node.config().cluster == MANAGEMENT && !is_docker);
+    let management = story.cluster_name().await?;
+    let machines = found(&|node| node.config().cluster == management && !is_docker);
     let containers = match story.docker() {
-        Some(docker) => containers(docker).await?,
+        Some(docker) => containers(docker, &management).await?,
         None => Vec::new(),
     };
     if story.run.resumed {
@@ -275,13 +294,14 @@ async fn leftovers(story: &Story) -> Result<String> {
     }
     if let Some(first) = containers.first() {
         return Err(Failure::preflight(format!(
-            "there are {} containers of a {MANAGEMENT} already, {} among them",
+            "there are {} containers of a cluster {management} already, {} among them",
             containers.len(),
             first.name()
         ))
         .hint(format!(
-            "if nobody needs them: docker rm --force --volumes $(docker ps --all --quiet --filter label={CLUSTER_LABEL}={MANAGEMENT})"
-        )));
+            "if nobody needs them: docker rm --force --volumes $(docker ps --all --quiet --filter label={CLUSTER_LABEL}={management})"
+        ))
+        .hint("if they are another environment's: give this one's cluster a name of its own, cluster.name in its values"));
     }
     if story.docker().is_some()
         && let Some(made) = story.made().await?

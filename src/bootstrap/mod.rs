@@ -27,4 +27,4 @@ pub use execute::{Ended, Options, apply, bootstrap, resume};
 pub use run::{Past, Subject, last, unfinished};
 pub use status::{Component, Status, management, status};
 pub use steps::{application, steps};
-pub use story::{MANAGEMENT, NAMESPACE, Story};
+pub use story::{NAMESPACE, Story};

@@ -3,7 +3,7 @@
 use kube::core::GroupVersionKind;
 use serde::Serialize;
 
-use super::{MANAGEMENT, access, run};
+use super::{access, run};
 use crate::backend::Kind;
 use crate::capi::{self, Machine};
 use crate::failure::{Failure, Result};
@@ -83,7 +83,7 @@ pub async fn status(home: &Home, environment: &str) -> Result<Status> {
     let own = access::name(environment);
     let defined = components.iter().any(|component| component.name == "cluster");
     if summary.clusters == 0 {
-        troubles.insert(0, format!("Cluster {MANAGEMENT} is not on the management cluster"));
+        troubles.insert(0, "its own Cluster is not on the management cluster".into());
     } else if !defined {
         troubles.insert(0, "the cluster's definition is not deployed from the management cluster".into());
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::access;
 use super::run::{Run, Subject};
-use crate::backend::{Backend, Made};
+use crate::backend::{Backend, Made, reachable};
 use crate::bundle::Bundle;
 use crate::capi::{self, Phase};
 use crate::clock::Deadline;
@@ -24,8 +24,6 @@ use crate::node::Home;
 use crate::saga::Scope;
 use crate::watch::{Follow, Live};
 
-/// Name of the management cluster, and of its Cluster object.
-pub const MANAGEMENT: &str = crate::environment::MANAGEMENT_CLUSTER;
 /// Namespace of everything of ours.
 pub const NAMESPACE: &str = "default";
 
@@ -159,6 +157,11 @@ impl Story {
             .await
     }
 
+    /// The management cluster's name.
+    pub async fn cluster_name(&self) -> Result<String> {
+        Ok(self.publication().await?.configuration.cluster_name())
+    }
+
     /// Whether the chart goes to a cluster that exists, and there is no bootstrap cluster.
     pub fn applies(&self) -> bool {
         self.subject.kubeconfig.is_some()
@@ -204,12 +207,24 @@ impl Story {
             return Ok(None);
         }
         let path = self.run.kubeconfig();
-        if fsx::read_text_if_present(&path)?.is_none() {
+        let known = fsx::read_text_if_present(&path)?;
+        let text = if let Some(text) = &known {
+            text.clone()
+        } else {
             let bootstrap = self.bootstrap().await?;
-            let secret = format!("{MANAGEMENT}-kubeconfig");
+            let secret = format!("{}-kubeconfig", self.cluster_name().await?);
             let Some(text) = bootstrap.cluster.secret_text(NAMESPACE, &secret, "value").await? else {
                 return Ok(None);
             };
+            text
+        };
+        let text = match &self.docker {
+            Some(docker) if self.environment.settings().machines == Machines::Docker => {
+                reachable(docker, &self.cluster_name().await?, &text).await?
+            }
+            _ => text,
+        };
+        if known.as_ref() != Some(&text) {
             fsx::write_private(&path, &text)?;
         }
         let cluster = Cluster::connect("management", &path).await?;

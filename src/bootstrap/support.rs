@@ -8,7 +8,7 @@ use kube::api::{Api, DynamicObject, LogParams};
 use serde_json::{Value, json};
 
 use super::story::Side;
-use super::{MANAGEMENT, Story, access};
+use super::{Story, access};
 use crate::failure::{Failure, Result};
 use crate::k8s::reference;
 use crate::node::{self, Node};
@@ -37,8 +37,9 @@ pub async fn collect(story: &Story, failure: &Failure) -> Result<PathBuf> {
         }
     }
     let blame = seen.first().and_then(|first| blame(first, seen.get(1))).map(|found| found.to_string());
+    let management = story.cluster_name().await.unwrap_or_default();
     for node in node::list(&story.home)? {
-        let ours = [MANAGEMENT, &access::name(story.environment.name())].contains(&node.config().cluster.as_str());
+        let ours = [&management, &access::name(story.environment.name())].contains(&&node.config().cluster);
         if ours {
             logs_of(&node, &folder.join("nodes"), &secrets)?;
         }

@@ -6,6 +6,17 @@ use crate::failure::Failure;
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What the client says when the daemon does not answer, or not to this client.
+const SILENT: [&str; 5] = [
+    "Cannot connect to the Docker daemon",
+    "error during connect",
+    "permission denied while",
+    "unable to resolve docker endpoint",
+    "an HTTP request to an HTTPS server",
+];
+/// What it says when it is about certificates.
+const TLS: [&str; 5] = ["x509", "tls:", "HTTPS", ".pem", "malformed HTTP response"];
+
 /// Something that Docker did not do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,8 +70,7 @@ impl Error {
             exec::Error::Missing { .. } => Self::Missing,
             exec::Error::Status { stderr, .. } => {
                 let said = stderr.trim().to_owned();
-                let silent = ["Cannot connect to the Docker daemon", "error during connect", "permission denied while"];
-                if silent.iter().any(|text| said.contains(text)) {
+                if SILENT.iter().any(|text| said.contains(text)) {
                     Self::Unreachable { said }
                 } else {
                     Self::Refused { action, said }
@@ -83,6 +93,21 @@ impl Error {
         said.contains("no such") || said.contains("not found")
     }
 
+    /// Whether the name of a container that should be made is in use.
+    pub fn in_use(&self) -> bool {
+        self.said().contains("is already in use by container")
+    }
+
+    /// Whether the daemon's host lacks what a container should mount.
+    pub(super) fn lacks_source(&self) -> bool {
+        self.said().contains("bind source path does not exist")
+    }
+
+    /// Whether a container is not in the network that it should be taken out of.
+    pub fn is_detached(&self) -> bool {
+        self.said().contains("is not connected to")
+    }
+
     /// Whether what should be made exists already.
     pub fn exists(&self) -> bool {
         self.said().contains("already exists")
@@ -95,6 +120,11 @@ impl From<Error> for Failure {
             Error::Missing => Self::preflight(error.to_string()).hint("apt-get install docker.io"),
             Error::Unreachable { said } if said.contains("permission denied") => {
                 Self::preflight(error.to_string()).hint("add yourself to the group docker, or run this as root")
+            }
+            Error::Unreachable { said } if TLS.iter().any(|text| said.contains(text)) => {
+                Self::preflight(error.to_string()).hint(
+                    "a daemon with TLS: DOCKER_HOST=tcp://HOST:2376, DOCKER_TLS_VERIFY=1, DOCKER_CERT_PATH=FOLDER with ca.pem, cert.pem, key.pem",
+                )
             }
             Error::Unreachable { .. } => Self::preflight(error.to_string())
                 .hint("start it: systemctl start docker")
@@ -125,6 +155,15 @@ mod tests {
         let silent = said("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running?\n");
         assert!(matches!(silent, Error::Unreachable { .. }));
         assert_eq!(Failure::from(silent).kind, crate::failure::Kind::Preflight);
+        for text in [
+            "unable to resolve docker endpoint: open /root/.docker/ca.pem: no such file or directory",
+            "Error response from daemon: Client sent an HTTP request to an HTTPS server.",
+            "error during connect: Get \"https://docker:2376/v1.41/version\": x509: certificate signed by unknown authority",
+        ] {
+            let failure = Failure::from(said(text));
+            assert_eq!(failure.kind, crate::failure::Kind::Preflight, "{text}");
+            assert!(failure.hints[0].contains("DOCKER_CERT_PATH"), "{text}");
+        }
         assert!(said("Error: No such container: x").not_found());
         assert!(said("Error response from daemon: network kind not found").not_found());
         assert!(said("network with name kind already exists").exists());

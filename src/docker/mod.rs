@@ -1,6 +1,8 @@
 //! The Docker daemon, through its command-line client: the client knows contexts, `DOCKER_HOST`, TLS and ssh.
 
 mod error;
+mod network;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use serde::Deserialize;
 use crate::exec::Command;
 
 pub use error::{Error, Result};
+pub use volume::Volume;
 
 /// Asking the daemon something takes this long at most.
 const ASK: Duration = Duration::from_secs(30);
@@ -58,6 +61,8 @@ pub struct Container {
     config: ContainerConfig,
     #[serde(default)]
     mounts: Vec<Mount>,
+    #[serde(default)]
+    network_settings: network::Networks,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -141,6 +146,12 @@ impl Docker {
         parse("docker info", &self.call("ask the docker daemon about itself", info, ASK).await?)
     }
 
+    /// The host that the daemon is on, when it is not this one: the client's context or `DOCKER_HOST` names it.
+    pub async fn elsewhere(&self) -> Result<Option<String>> {
+        let ask = self.command().args(["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]);
+        Ok(host_of(self.call("ask docker where its daemon is", ask, ASK).await?.trim()))
+    }
+
     /// The containers that carry a label (`NAME` or `NAME=VALUE`), those that do not run included.
     pub async fn containers(&self, label: &str) -> Result<Vec<Container>> {
         let list =
@@ -169,6 +180,17 @@ impl Docker {
     pub async fn run(&self, name: &str, options: &[String], image: &str) -> Result<String> {
         let run = self.command().args(["run", "--detach", "--name", name]).args(options).arg(image);
         Ok(self.call(format!("start container {name}"), run, WORK).await?.trim().to_owned())
+    }
+
+    /// Whether the daemon's host has a file; a container that is never started would mount it.
+    pub async fn has_file(&self, path: &str, image: &str) -> Result<bool> {
+        let mount = format!("type=bind,source={path},target=/file");
+        let create = self.command().args(["container", "create", "--mount", &mount, image]);
+        match self.call(format!("look for {path} on the daemon's host"), create, ASK).await {
+            Ok(id) => self.remove(id.trim()).await.map(|()| true),
+            Err(error) if error.lacks_source() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Starts a container that was stopped.
@@ -222,24 +244,22 @@ impl Docker {
         let untag = self.command().args(["rmi", "--no-prune", from]);
         self.call(format!("remove the name {from}"), untag, ASK).await.map(|_| ())
     }
+}
 
-    /// Makes a bridge network when there is none of that name.
-    pub async fn ensure_network(&self, name: &str) -> Result<()> {
-        let inspect = self.command().args(["network", "inspect", "--format", "{{.Id}}", name]);
-        match self.call(format!("look for network {name}"), inspect, ASK).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.not_found() => {}
-            Err(error) => return Err(error),
-        }
-        let create = self.command().args(["network", "create", "--driver", "bridge"]);
-        // As kind makes it: pods' addresses are translated by the nodes, and no more by the daemon.
-        let create = create.args(["--opt", "com.docker.network.bridge.enable_ip_masquerade=true", name]);
-        match self.call(format!("make network {name}"), create, ASK).await {
-            // Somebody else was faster.
-            Err(error) if error.exists() => Ok(()),
-            result => result.map(|_| ()),
-        }
+/// The host in a daemon's address; none in that of a socket, nor of this host itself.
+fn host_of(address: &str) -> Option<String> {
+    let (scheme, rest) = address.split_once("://")?;
+    if !["tcp", "http", "https", "ssh"].contains(&scheme) {
+        return None;
     }
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+        _ => host,
+    };
+    let here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
+    (!here && !host.is_empty()).then(|| host.to_owned())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(command: &str, text: &str) -> Result<T> {
@@ -249,6 +269,24 @@ fn parse<T: serde::de::DeserializeOwned>(command: &str, text: &str) -> Result<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_elsewhere_has_a_host() {
+        let cases = [
+            ("unix:///var/run/docker.sock", None),
+            ("npipe:////./pipe/docker_engine", None),
+            ("", None),
+            ("tcp://docker:2376", Some("docker")),
+            ("tcp://10.0.0.7:2375/", Some("10.0.0.7")),
+            ("tcp://[fd00::7]:2376", Some("[fd00::7]")),
+            ("ssh://me@box", Some("box")),
+            ("tcp://localhost:2375", None),
+            ("tcp://127.0.0.1:2375", None),
+        ];
+        for (address, host) in cases {
+            assert_eq!(host_of(address).as_deref(), host, "{address}");
+        }
+    }
 
     #[test]
     fn containers_are_understood() {

@@ -154,6 +154,19 @@ impl Configuration {
         spec.to_string()
     }
 
+    /// The management cluster's name: of its Cluster object, and so of its machines, nodes and containers.
+    pub fn cluster_name(&self) -> String {
+        let mut name = super::MANAGEMENT_CLUSTER.to_owned();
+        for layer in self.layers() {
+            // What is no map of values was refused before.
+            let values = yaml::from_str::<Value>(layer, "values").unwrap_or_default();
+            if let Some(own) = values.pointer("/cluster/name").and_then(Value::as_str) {
+                own.clone_into(&mut name);
+            }
+        }
+        name
+    }
+
     /// The URL of the proxy that the Git server is reached through; empty where it is reached directly.
     fn git_proxy(&self) -> Secret {
         let url = self.git.as_ref().map(|git| git.url.as_str()).filter(|url| !git::is_ssh(url));
@@ -370,6 +383,15 @@ mod tests {
             let taken = format!("{}-{purpose}", crate::environment::MANAGEMENT_CLUSTER);
             assert!(objects.iter().all(|object| object.metadata.name.as_deref() != Some(&taken)), "{taken}");
         }
+    }
+
+    #[test]
+    fn the_last_layer_names_the_management_cluster() {
+        let mut configuration = Configuration { base_values: "cluster: {capd: {}}".into(), ..Configuration::default() };
+        assert_eq!(configuration.cluster_name(), "management-cluster");
+        configuration.base_values = "cluster: {name: base}".into();
+        configuration.values = "cluster: {name: second}".into();
+        assert_eq!(configuration.cluster_name(), "second");
     }
 
     #[test]

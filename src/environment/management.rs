@@ -13,7 +13,7 @@ use crate::k8s::{Cluster, Forward, ObjectRef};
 use crate::node::{self, Home, Node, Role};
 use crate::oci::push::Registry;
 
-/// The name of the management cluster: of its Cluster API object, of the ConfigMap and Secrets, of its nodes' cluster.
+/// The name of the management cluster where the values give it no other.
 pub const MANAGEMENT_CLUSTER: &str = "management-cluster";
 
 /// A cluster's own registry, as this host reaches it.

@@ -122,7 +122,11 @@ const VALUES: &[Key] = &[
         ]),
         "The components; each becomes a Flux Kustomization.",
     ),
-    key("cluster", Kind::Free, FREE),
+    key(
+        "cluster",
+        Kind::Free,
+        "`cluster.name` is the management cluster's name, by which its containers and nodes are called. The rest is free for the templates in paths and specs of components.",
+    ),
     key("capd", Kind::Free, FREE),
     key(
         "proxies",

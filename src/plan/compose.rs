@@ -55,6 +55,7 @@ pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'
     Ok(Plan {
         environment: publication.configuration.environment.clone(),
         backend,
+        management_cluster: publication.configuration.cluster_name(),
         revision: publication.revision.to_string(),
         chart: publication.chart.version().to_owned(),
         digest: publication.digest(),

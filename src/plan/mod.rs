@@ -104,6 +104,8 @@ pub struct Plan {
     pub environment: String,
     /// What makes the bootstrap cluster.
     pub backend: crate::environment::Backend,
+    /// The management cluster's name.
+    pub management_cluster: String,
     /// The revision, for people.
     pub revision: String,
     /// The chart's version.

@@ -185,6 +185,7 @@ mod tests {
         Plan {
             environment: "e".into(),
             backend: Backend::Local,
+            management_cluster: "management-cluster".into(),
             revision: String::new(),
             chart: String::new(),
             digest: String::new(),

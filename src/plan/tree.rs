@@ -24,7 +24,7 @@ pub fn draw(plan: &Plan, all: bool) -> String {
                 plan.environment,
                 backend.as_deref().unwrap_or("unknown")
             ),
-            Target::Management => format!("management cluster {}", crate::environment::MANAGEMENT_CLUSTER),
+            Target::Management => format!("management cluster {}", plan.management_cluster),
         };
         let release = ("its HelmRelease makes", By::Chart);
         let order = match cluster {
@@ -152,6 +152,7 @@ mod tests {
         Plan {
             environment: "local".into(),
             backend: Backend::Local,
+            management_cluster: "management-cluster".into(),
             revision: "commit 0123".into(),
             chart: "0.1.0".into(),
             digest: "sha256:1".into(),

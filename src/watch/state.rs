@@ -63,6 +63,9 @@ const TELLING: [(&str, &str); 6] = [
 
 /// The docker provider sets a node up once: one that failed to become one stays so.
 fn docker_machine(object: &DynamicObject) -> Readiness {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Readiness::Progressing("being deleted".into());
+    }
     match condition(object, "BootstrapCompleted") {
         Some(found) if found["status"] == "False" && found["reason"] == "Failed" => {
             Readiness::Failed(format!("setting up the node failed: {}", last_words(&found["message"])))

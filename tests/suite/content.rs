@@ -372,6 +372,7 @@ async fn every_component_builds_and_has_its_images_in_the_bundle() {
         "management-cluster/kubeadm-capo",
         "management-cluster/rke2-capd",
         "management-cluster/rke2-capo",
+        "workload-cluster/kubeadm-capd",
         "workload-cluster/local",
         "management-cluster-configs",
         "telco-cloud-init/bootstrap",
@@ -400,6 +401,7 @@ async fn every_component_builds_and_has_its_images_in_the_bundle() {
                 "management-cluster",
                 "metallb-pool",
                 "telco-cloud-init",
+                "workload-cluster",
             ];
             let described = name.kind == "CustomResourceDefinition";
             if !described && !replaced.iter().any(|folder| component.component.split('/').next() == Some(folder)) {

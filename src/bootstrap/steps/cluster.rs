@@ -8,6 +8,7 @@ use super::prepare::unpack_images;
 use crate::backend::{Backend, Mirror};
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
+use crate::environment::Machines;
 use crate::failure::{Failure, Result};
 use crate::k8s::ObjectRef;
 use crate::node::State;
@@ -61,7 +62,17 @@ impl Step<Story> for BootstrapCluster {
 async fn mirror(story: &Story, scope: &Scope) -> Result<()> {
     let Some(docker) = story.docker() else { return Ok(()) };
     let mirror = Mirror::new(docker.clone(), story.bundle().await?.clone(), story.home.clone());
-    scope.effect("mirror", mirror.ensure(&scope.events, scope.deadline, &scope.cancel)).await
+    scope.effect("mirror", mirror.ensure(&scope.events, scope.deadline, &scope.cancel)).await?;
+    let socket = access::DOCKER_SOCKET;
+    let needed = story.environment.settings().machines == Machines::Docker;
+    // Docker would make a folder of that name, and the provider would wait for ever.
+    if needed && !docker.has_file(socket, &mirror.reference("registry")?).await? {
+        return Err(Failure::failed(format!(
+            "the docker daemon's host has no {socket}, where Cluster API's docker provider looks for it"
+        ))
+        .hint(format!("have the daemon listen there, too: dockerd --host unix://{socket}")));
+    }
+    Ok(())
 }
 
 /// Deletes the bootstrap cluster once it holds nothing that the management cluster lacks.

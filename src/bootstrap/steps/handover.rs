@@ -9,7 +9,7 @@ use kube::core::GroupVersionKind;
 
 use super::management::{component, components, first, release};
 use super::release::{SETTLED, settle};
-use crate::bootstrap::{MANAGEMENT, NAMESPACE, Story};
+use crate::bootstrap::{NAMESPACE, Story};
 use crate::capi::{self, Machine, Phase, Pivot};
 use crate::clock::{Look, human};
 use crate::failure::{Failure, Result};
@@ -212,7 +212,8 @@ impl SelfManagement {
                 return Err(points_back(&reference(object), needle));
             }
         }
-        let secret = ObjectRef::namespaced("v1", "Secret", NAMESPACE, &format!("{MANAGEMENT}-kubeconfig"));
+        let secret =
+            ObjectRef::namespaced("v1", "Secret", NAMESPACE, &format!("{}-kubeconfig", story.cluster_name().await?));
         let kubeconfig = cluster.get(&secret).await?.map(|object| object.data["data"]["value"].clone());
         let text = kubeconfig
             .as_ref()

@@ -1,9 +1,9 @@
-//! Containers that end while the run waits for what is in them: nobody else would say so for minutes.
+//! Containers that end or move while the run waits for what is in them: nobody else would say so for minutes.
 
 use std::time::Duration;
 
-use crate::backend::CLUSTER_LABEL;
-use crate::bootstrap::{MANAGEMENT, Story, access};
+use crate::backend::{Addresses, CLUSTER_LABEL};
+use crate::bootstrap::{Story, access};
 use crate::clock::{Look, Stopwatch};
 use crate::docker::{Container, Docker};
 use crate::failure::{Failure, Kind, Result};
@@ -11,28 +11,38 @@ use crate::saga::Scope;
 
 /// How often docker is asked.
 const EVERY: Duration = Duration::from_secs(2);
-/// One that ends is started again by docker, or replaced by Cluster API, within this time, or by nobody. A daemon that is restarted
-/// answers again.
+/// One that ends is started again by docker, or replaced by Cluster API, within this time, or by nobody.
 const GRACE: Duration = Duration::from_secs(12);
+/// A daemon that is restarted ends its containers first, and answers again within this time.
+const RESTART: Duration = Duration::from_mins(1);
 
 /// Waits until a container that the run needs is gone for good; never ends where there are none.
 pub async fn container(story: &Story, scope: &Scope) -> Failure {
     let Some(docker) = story.docker() else { return std::future::pending().await };
     let own = access::name(story.environment.name());
-    let mut since: Option<Stopwatch> = None;
+    // Whoever needs the publication says that there is none.
+    let Ok(management) = story.cluster_name().await else { return std::future::pending().await };
+    let Ok(mut addresses) = Addresses::of(&story.home, story.environment.name()) else {
+        return std::future::pending().await;
+    };
+    let mut since: Option<(Duration, Stopwatch)> = None;
     let lost = scope
         .wait("a container that ended")
         .every(EVERY)
         .until(async || {
-            let found = match look(docker, &own).await {
+            let (found, grace) = match look(docker, &own, &management, &mut addresses).await {
                 Ok(None) => {
                     since = None;
                     return Ok(Look::<()>::Pending("all run".into()));
                 }
-                Ok(Some(found)) => found,
-                Err(failure) => failure,
+                Ok(Some(found)) => (found, GRACE),
+                Err(failure) => (failure, RESTART),
             };
-            if since.get_or_insert_with(Stopwatch::start).elapsed() > GRACE {
+            // Containers have their own time when the daemon is back.
+            if since.as_ref().is_none_or(|(before, _)| *before != grace) {
+                since = Some((grace, Stopwatch::start()));
+            }
+            if since.as_ref().is_some_and(|(_, since)| since.elapsed() > grace) {
                 return Err(found.kind(Kind::Failed));
             }
             Ok(Look::Pending(found.to_string()))
@@ -45,13 +55,24 @@ pub async fn container(story: &Story, scope: &Scope) -> Failure {
     }
 }
 
-/// The failure that the first ended container is.
-async fn look(docker: &Docker, bootstrap: &str) -> Result<Option<Failure>> {
-    for (cluster, what) in [(bootstrap, "the bootstrap cluster"), (MANAGEMENT, "the management cluster")] {
+/// The failure that the first container is that ended, or is not where it was.
+async fn look(
+    docker: &Docker,
+    bootstrap: &str,
+    management: &str,
+    addresses: &mut Addresses,
+) -> Result<Option<Failure>> {
+    for (cluster, what) in [(bootstrap, "the bootstrap cluster"), (management, "the management cluster")] {
         let all = docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?;
         if let Some(ended) = all.iter().find(|container| has_ended(container.state())) {
             return Ok(Some(failure(ended, what)));
         }
+        if let Some((container, known)) = all.iter().find_map(|one| Some((one, addresses.moved(one)?))) {
+            let (name, was) = (container.name(), &known.address);
+            let text = format!("container {name}, a part of {what}, lost its address {was} when docker was restarted");
+            return Ok(Some(Failure::failed(text).hint("going on gives the containers their addresses again")));
+        }
+        addresses.note(&all)?;
     }
     Ok(None)
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::lost;
 use super::release::install;
+use super::{lost, replaced};
 use crate::bootstrap::story::Side;
 use crate::bootstrap::{Story, access, checks};
 use crate::clock::Look;
@@ -37,6 +37,9 @@ impl Step<Story> for ManagementCluster {
     async fn apply(&self, story: &Story, scope: &Scope) -> Result<()> {
         let revision = story.publication().await?.revision.tag();
         let side = story.bootstrap().await?;
+        if story.run.resumed {
+            replaced::failed_machines(side, scope).await?;
+        }
         let follow = story.follow("the management cluster", scope, side);
         let ready = follow.until(|seen| component(&seen[0], "cluster", &revision));
         // Its API server answers long before it is complete: its Flux starts meanwhile.
@@ -56,12 +59,13 @@ impl Step<Story> for ManagementCluster {
         }
     }
     async fn undo(&self, story: &Story, _: &Scope) -> Result<Undo> {
+        let name = story.cluster_name().await?;
         // Deleting the bootstrap cluster alone would leave the machines behind.
         let containers = match story.docker() {
-            Some(docker) => checks::containers(docker).await?,
+            Some(docker) => checks::containers(docker, &name).await?,
             None => Vec::new(),
         };
-        let machines = access::management_node(&story.home)?.is_some() || !containers.is_empty();
+        let machines = access::management_node(&story.home, &name)?.is_some() || !containers.is_empty();
         Ok(if machines { Undo::Kept("its machines run; delete its Cluster object to end them") } else { Undo::Undone })
     }
 }

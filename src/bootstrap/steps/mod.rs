@@ -6,6 +6,7 @@ mod lost;
 mod management;
 mod prepare;
 mod release;
+mod replaced;
 
 use super::Story;
 use crate::saga::Step;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 
-use crate::bootstrap::{Story, checks};
+use crate::backend::Addresses;
+use crate::bootstrap::{Story, access, checks};
 use crate::bundle;
+use crate::clock::Look;
 use crate::event::What;
 use crate::failure::Result;
 use crate::saga::{Probe, Scope, Step, Undo};
@@ -24,7 +26,8 @@ impl Step<Story> for Preflight {
         "looking for what would fail later"
     }
     fn deadline(&self, story: &Story) -> Duration {
-        story.at_most(Duration::from_mins(2))
+        // Containers that are started again take a while.
+        story.at_most(Duration::from_mins(5))
     }
     async fn probe(&self, _: &Story, _: &Scope) -> Result<Probe> {
         Ok(Probe::ToDo)
@@ -39,11 +42,40 @@ impl Step<Story> for Preflight {
             };
             scope.events.progress(format!("check {}", check.name), state);
         }
-        checks::verdict(&checks)
+        checks::verdict(&checks)?;
+        if story.run.resumed {
+            return_home(story, scope).await?;
+        }
+        Ok(())
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
         Ok(Undo::Undone)
     }
+}
+
+/// Containers of the run get the addresses again that they lost when docker was restarted.
+async fn return_home(story: &Story, scope: &Scope) -> Result<()> {
+    let Some(docker) = story.docker() else { return Ok(()) };
+    let clusters = [access::name(story.environment.name()), story.cluster_name().await?];
+    let addresses = Addresses::of(&story.home, story.environment.name())?;
+    if !addresses.restore(docker, &clusters, &scope.events).await? {
+        return Ok(());
+    }
+    // What the steps find out they ask a cluster: the first one, as long as there is one.
+    if story.made().await?.is_some() {
+        let spec = access::spec(&story.environment);
+        return story.backend.create_or_adopt(&spec, &scope.events, scope.deadline, &scope.cancel).await.map(|_| ());
+    }
+    let Some(side) = story.find_management().await? else { return Ok(()) };
+    scope
+        .wait("the management cluster's API server")
+        .until(async || {
+            Ok(match side.cluster.api_ready().await {
+                Ok(()) => Look::Ready(()),
+                Err(state) => Look::Pending(state),
+            })
+        })
+        .await
 }
 
 /// Unpacks the programs of the control plane and our tools, with their digests compared.

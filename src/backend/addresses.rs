@@ -1,0 +1,125 @@
+//! The addresses of containers that are machines: what runs in them, and what leads to them, is bound to the address that docker gave
+//! them when they were made. When docker starts again it gives its containers addresses in the order in which they happen to start.
+//!
+//! ```text
+//! HOME/docker/ENVIRONMENT.json   container id ─► name and address, as they were seen first
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CLUSTER_LABEL, LABEL, NETWORK};
+use crate::docker::{Container, Docker};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::fsx;
+use crate::node::Home;
+
+/// One container as it was seen first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// Its address in the machines' network.
+    pub address: String,
+}
+
+/// What is known of containers, by their ids.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    path: PathBuf,
+    known: BTreeMap<String, Known>,
+}
+
+impl Addresses {
+    /// What a home knows of an environment's containers.
+    pub fn of(home: &Home, environment: &str) -> Result<Self> {
+        let path = home.root().join("docker").join(format!("{environment}.json"));
+        let text = fsx::read_text_if_present(&path)?;
+        let known = text.map(|text| serde_json::from_str(&text)).transpose().map_err(Failure::from_error)?;
+        Ok(Self { path, known: known.unwrap_or_default() })
+    }
+
+    /// Takes down the addresses of containers that were not seen before.
+    pub fn note(&mut self, containers: &[Container]) -> Result<()> {
+        let before = self.known.len();
+        for container in containers.iter().filter(|container| container.runs()) {
+            let Some(address) = container.address(NETWORK) else { continue };
+            let seen = Known { name: container.name().to_owned(), address: address.to_owned() };
+            self.known.entry(container.id.clone()).or_insert(seen);
+        }
+        if self.known.len() == before {
+            return Ok(());
+        }
+        if let Some(folder) = self.path.parent() {
+            fsx::create_private_dir(folder)?;
+        }
+        Ok(fsx::write_private(&self.path, serde_json::to_vec_pretty(&self.known).map_err(Failure::from_error)?)?)
+    }
+
+    /// The address that a container had, when it runs and has another one now.
+    pub fn moved(&self, container: &Container) -> Option<&Known> {
+        let address = container.address(NETWORK)?;
+        self.known.get(&container.id).filter(|known| known.address != address)
+    }
+
+    /// Gives the containers that are known their addresses again, for good, and starts those that do not run; nothing happens where
+    /// all are as they were. The registry beside them is known by its name, and only makes room.
+    pub async fn restore(&self, docker: &Docker, clusters: &[String], events: &Events) -> Result<bool> {
+        let mut all = Vec::new();
+        for cluster in clusters {
+            all.extend(docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?);
+        }
+        // One that ended may have lost its address to another, too.
+        let taken = |known: &Known| all.iter().any(|other| other.address(NETWORK) == Some(known.address.as_str()));
+        let lost = |one: &Container| !one.runs() && self.known.get(&one.id).is_some_and(taken);
+        if !all.iter().any(|container| self.moved(container).is_some() || lost(container)) {
+            return Ok(false);
+        }
+        events.progress("docker", "gave containers other addresses when it was restarted: they get their own again");
+        let beside = docker.containers(&format!("{LABEL}=mirror")).await?;
+        let running = all.iter().chain(&beside).filter(|container| container.runs());
+        docker.stop(&running.map(Container::name).collect::<Vec<_>>()).await?;
+        for (container, known) in all.iter().filter_map(|one| Some((one, self.known.get(&one.id)?))) {
+            docker.pin(container.name(), NETWORK, &known.address).await.map_err(|error| {
+                Failure::from(error)
+                    .hint(format!("docker gives addresses back only in a network {NETWORK} that cluster-init made"))
+            })?;
+        }
+        // Whoever has no address of its own takes what is left.
+        all.sort_by_key(|container| !self.known.contains_key(&container.id));
+        for container in all.iter().chain(&beside) {
+            docker.start(container.name()).await?;
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &str, address: &str) -> Container {
+        serde_json::from_value(
+            serde_json::json!({"Id": id, "Name": format!("/{id}"), "State": {"Status": "running"}, "Config": {},
+            "NetworkSettings": {"Networks": {NETWORK: {"IPAddress": address}}}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_address_that_was_seen_first_is_the_right_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let mut addresses = Addresses::of(&home, "e").unwrap();
+        addresses.note(&[container("a", "172.18.0.3"), container("b", "172.18.0.4"), container("c", "")]).unwrap();
+        let mut again = Addresses::of(&home, "e").unwrap();
+        again.note(&[container("a", "172.18.0.4")]).unwrap();
+        assert_eq!(again.moved(&container("a", "172.18.0.4")).unwrap().address, "172.18.0.3");
+        assert_eq!(again.moved(&container("b", "172.18.0.4")), None);
+        assert_eq!(again.moved(&container("b", "")), None, "it does not run");
+        assert_eq!(again.moved(&container("c", "172.18.0.9")), None, "nobody knows");
+    }
+}

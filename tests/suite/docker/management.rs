@@ -1,0 +1,143 @@
+//! The management cluster of containers, from nothing to a day in its life.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cluster_init::exec::Command;
+use cluster_init::fsx;
+
+use super::{DAEMON, Run, clean, containers_of, until};
+use crate::story::Repository;
+use crate::support::Home;
+
+const VALUES: &str = "environment-values/kubeadm-capd/values.yaml";
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    bootstrap(&run, "kind", 2).await;
+    grow(&run).await;
+    clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn kubeadm_capd_is_bootstrapped_with_local_processes_and_makes_a_workload_cluster() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    bootstrap(&run, "local", 2).await;
+    let machines = containers_of("management-cluster").await;
+    workload_cluster(&run).await;
+    assert_eq!(containers_of("management-cluster").await, machines, "the management cluster is what it was");
+    clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn three_control_planes_and_two_workers_by_values() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    change(
+        &repository,
+        &[("control_plane_replicas: 1", "control_plane_replicas: 3"), ("worker_replicas: 1", "worker_replicas: 2")],
+    );
+    repository.commit("three control planes").await;
+    let run = Run { home: &home, repository: &repository };
+    bootstrap(&run, "local", 5).await;
+    let labels = ["get", "nodes", "--no-headers", "--selector", "node-role.kubernetes.io/control-plane"];
+    let planes = run.kubectl(&labels).await;
+    assert_eq!(planes.lines().count(), 3, "{planes}");
+    let etcd = ["-n", "kube-system", "get", "pods", "--no-headers", "--selector", "component=etcd"];
+    let members = run.kubectl(&etcd).await;
+    assert_eq!(members.lines().filter(|line| line.contains("1/1")).count(), 3, "{members}");
+    clean().await;
+}
+
+fn change(repository: &Repository, pairs: &[(&str, &str)]) {
+    let values = repository.0.join(VALUES);
+    let mut text = fsx::read_text(&values).unwrap();
+    for (from, to) in pairs {
+        assert!(text.contains(from), "{text}");
+        text = text.replace(from, to);
+    }
+    fsx::write(&values, text).unwrap();
+}
+
+fn ready(nodes: &str) -> usize {
+    nodes.lines().filter(|line| line.contains(" Ready ")).count()
+}
+
+/// From nothing to self-management.
+async fn bootstrap(run: &Run<'_>, backend: &str, machines: usize) {
+    run.run(&["bootstrap", "kubeadm-capd", "--backend", backend]).await.ok();
+    let status = run.run(&["status", "kubeadm-capd", "--output", "json"]).await.ok().json();
+    assert_eq!(status["selfManaged"], true, "{status}");
+    assert_eq!(status["bootstrapCluster"], false, "{status}");
+    assert_eq!(status["machines"].as_array().unwrap().len(), machines, "{status}");
+    let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
+    assert_eq!(ready(&nodes), machines, "{nodes}");
+    assert_eq!(containers_of("kubeadm-capd-bootstrap").await, Vec::<String>::new(), "the bootstrap cluster is gone");
+}
+
+/// One worker more by a commit.
+async fn grow(run: &Run<'_>) {
+    change(run.repository, &[("worker_replicas: 1", "worker_replicas: 2")]);
+    run.repository.commit("two workers").await;
+    run.run(&["publish", "kubeadm-capd"]).await.ok();
+    let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
+    assert_eq!(ready(&nodes), 3, "{nodes}");
+}
+
+/// A further cluster comes by a commit, runs a pod whose image it can have from the mirror only, and goes by a commit.
+async fn workload_cluster(run: &Run<'_>) {
+    const NAME: &str = "workload-cluster";
+    let values = run.repository.0.join(VALUES);
+    let before = fsx::read_text(&values).unwrap();
+    // The components are the last of the values.
+    let component = format!(
+        "  {NAME}:\n    enabled: management-only\n    path: ./kustomize-components/workload-cluster/kubeadm-capd\n"
+    );
+    fsx::write(&values, format!("{before}{component}")).unwrap();
+    run.repository.commit("a workload cluster").await;
+    run.run(&["publish", "kubeadm-capd"]).await.ok();
+    let available = "jsonpath={.status.conditions[?(@.type==\"Available\")].status}";
+    assert_eq!(run.kubectl(&["get", "cluster", NAME, "-o", available]).await, "True");
+    // A load balancer, a control plane, a worker.
+    assert_eq!(containers_of(NAME).await.len(), 3);
+
+    let name = format!("{NAME}-kubeconfig");
+    let secret = run.kubectl(&["get", "secret", &name, "-o", "go-template={{.data.value | base64decode}}"]).await;
+    let kubeconfig = run.home.path().join("workload.kubeconfig");
+    fsx::write_private(&kubeconfig, secret).unwrap();
+    let nodes = kubectl(run, &kubeconfig, &["get", "nodes", "--no-headers"]).await;
+    assert_eq!(ready(&nodes), 2, "{nodes}");
+    kubectl(run, &kubeconfig, &["create", "deployment", "web", "--image=registry:3.1.2"]).await;
+    kubectl(run, &kubeconfig, &["rollout", "status", "deployment", "web", "--timeout=2m"]).await;
+
+    fsx::write(&values, before).unwrap();
+    run.repository.commit("no workload cluster").await;
+    run.run(&["publish", "kubeadm-capd"]).await.ok();
+    until("end of the workload cluster's containers", async || containers_of(NAME).await.is_empty()).await;
+    until("end of its Cluster", async || {
+        run.kubectl(&["get", "clusters,machines,dockermachinetemplates", "-o", "name"])
+            .await
+            .lines()
+            .all(|name| !name.contains(NAME))
+    })
+    .await;
+}
+
+async fn kubectl(run: &Run<'_>, kubeconfig: &Path, args: &[&str]) -> String {
+    let command = Command::new(run.tool("kubectl").await).arg("--kubeconfig").arg(kubeconfig).args(args);
+    command.run(Duration::from_mins(3)).await.unwrap().text()
+}

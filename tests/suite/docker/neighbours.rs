@@ -1,0 +1,73 @@
+//! Two environments on one daemon.
+
+use std::collections::BTreeSet;
+
+use cluster_init::fsx;
+
+use super::{DAEMON, Run, clean, containers_of, docker};
+use crate::story::Repository;
+use crate::support::Home;
+
+/// The second environment is a copy of the first, whose cluster has a name of its own.
+fn copy_environment(repository: &Repository) {
+    let folder = |name: &str| repository.0.join("environment-values").join(name);
+    let (from, to) = (folder("kubeadm-capd"), folder("second"));
+    for name in fsx::list(&from).unwrap() {
+        fsx::write(&to.join(&name), fsx::read(&from.join(&name)).unwrap()).unwrap();
+    }
+    let values = to.join("values.yaml");
+    let text = fsx::read_text(&values).unwrap();
+    fsx::write(&values, text.replace("cluster:\n  capd:", "cluster:\n  name: second\n  capd:")).unwrap();
+    let settings = repository.0.join("bootstrap.toml");
+    let text = fsx::read_text(&settings).unwrap();
+    let own = "[environments.second]\nbackend = \"local\"\nmachines = \"docker\"\ndeadline = \"30m\"\n";
+    fsx::write(&settings, format!("{text}\n{own}")).unwrap();
+}
+
+/// The ports of the host that a cluster's containers publish.
+async fn ports_of(cluster: &str) -> BTreeSet<String> {
+    let mut ports = BTreeSet::new();
+    for name in containers_of(cluster).await {
+        let text = docker(&["port", &name]).await;
+        let published = text.lines().filter_map(|line| line.rsplit(':').next());
+        ports.extend(published.map(str::to_owned));
+    }
+    ports
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn two_environments_come_and_go_side_by_side() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    copy_environment(&repository);
+    repository.commit("a second environment").await;
+    let run = Run { home: &home, repository: &repository };
+    // At the same time, and from nothing: they meet at the mirror.
+    let (first, second) = tokio::join!(run.run(&["bootstrap", "kubeadm-capd"]), run.run(&["bootstrap", "second"]));
+    first.ok();
+    second.ok();
+    let (of_first, of_second) = (containers_of("management-cluster").await, containers_of("second").await);
+    assert_eq!((of_first.len(), of_second.len()), (3, 3), "{of_first:?} {of_second:?}");
+    assert!(of_second.iter().all(|name| name.starts_with("second-")), "{of_second:?}");
+    let (ports, others) = (ports_of("management-cluster").await, ports_of("second").await);
+    assert!(ports.is_disjoint(&others), "{ports:?} {others:?}");
+    for environment in ["kubeadm-capd", "second"] {
+        run.run(&["status", environment]).await.ok();
+    }
+
+    // As the README says it.
+    docker(&[&["rm", "--force", "--volumes"], &of_first.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())
+        .await;
+    assert_eq!(containers_of("second").await, of_second);
+    run.run(&["status", "second"]).await.ok();
+    let values = repository.0.join("environment-values/second/values.yaml");
+    let text = fsx::read_text(&values).unwrap().replace("worker_replicas: 1", "worker_replicas: 2");
+    fsx::write(&values, text).unwrap();
+    repository.commit("another worker").await;
+    run.run(&["publish", "second"]).await.ok();
+    assert_eq!(containers_of("second").await.len(), 4, "it still makes machines");
+    clean().await;
+}

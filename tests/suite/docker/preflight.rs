@@ -1,0 +1,68 @@
+//! What is refused before anything is made.
+
+use std::time::Duration;
+
+use cluster_init::docker::Docker;
+use cluster_init::exec::Command;
+use cluster_init::fsx;
+
+use super::{DAEMON, Run, STORY, clean, docker};
+use crate::story::Repository;
+use crate::support::{Home, ended};
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_foreign_kind_cluster_of_the_same_name_is_refused_and_left_alone() {
+    let _daemon = DAEMON.lock().await;
+    clean().await;
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let run = Run { home: &home, repository: &repository };
+    let name = "kubeadm-capd-bootstrap-control-plane";
+    // An image of nothing is enough: the container is never started.
+    let empty = home.path().join("empty.tar");
+    fsx::write(&empty, vec![0; 1024]).unwrap();
+    docker(&["import", &empty.display().to_string(), "cluster-init-test:empty"]).await;
+    let labels = ["--label", "io.x-k8s.kind.cluster=kubeadm-capd-bootstrap"];
+    docker(&[&["create", "--name", name], &labels[..], &["cluster-init-test:empty", "/none"]].concat()).await;
+    let refused = run.run(&["bootstrap", "kubeadm-capd"]).await;
+    let there = Docker::default().container(name).await.unwrap().is_some();
+    docker(&["rm", "--force", name]).await;
+    docker(&["rmi", "--force", "cluster-init-test:empty"]).await;
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    let said = "there is a kind cluster kubeadm-capd-bootstrap that cluster-init did not make from this home";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    assert!(there, "what is not ours is left alone");
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_daemon_that_does_not_answer_is_refused_before_anything_is_made() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let command = home.command(["bootstrap", "kubeadm-capd"]).folder(&repository.0);
+    let refused = ended(command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").run(STORY).await);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("docker: the docker daemon does not answer: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("start it: systemctl start docker"), "{}", refused.stderr);
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_disk_that_is_nearly_full_is_refused_before_anything_is_made() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let small = home.path().join("small");
+    fsx::create_private_dir(&small).unwrap();
+    let path = small.display().to_string();
+    let root = |program: &str, args: &[&str]| Command::new(program).args(args).run(Duration::from_secs(30));
+    root("mount", &["-t", "tmpfs", "-o", "size=64m", "tmpfs", &path]).await.unwrap();
+    fsx::symlink(&home.path().join("cache"), &small.join("cache")).unwrap();
+    let command = home.command(["bootstrap", "kubeadm-capd"]).env("CLUSTER_INIT_HOME", &small).folder(&repository.0);
+    let refused = ended(command.run(STORY).await);
+    root("umount", &[&path]).await.unwrap();
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    let said = format!("MiB are free on the file system of {path}, 3072 MiB are needed");
+    assert!(refused.stderr.contains(&said), "{}", refused.stderr);
+    assert!(refused.stderr.contains("set CLUSTER_INIT_HOME to a folder on a larger file system"), "{}", refused.stderr);
+}
