@@ -12,6 +12,7 @@ use crate::support::Home;
 fn copy_environment(repository: &Repository) {
     let folder = |name: &str| repository.0.join("environment-values").join(name);
     let (from, to) = (folder("kubeadm-capd"), folder("second"));
+    fsx::create_dir(&to).unwrap();
     for name in fsx::list(&from).unwrap() {
         fsx::write(&to.join(&name), fsx::read(&from.join(&name)).unwrap()).unwrap();
     }
