@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Error, Result};
+use super::{Error, MANAGEMENT_CLUSTER, Result};
 use crate::flux::{self, Missing, kustomize};
 use crate::git::Tree;
 
@@ -29,6 +29,30 @@ pub(super) fn paths(rendered: &[Value], source: &Tree, missing: &[Missing]) -> R
     Ok(())
 }
 
+/// Checks that the definition of the management cluster takes the name that the values give it: else everything would wait for a cluster
+/// that never comes.
+pub(super) fn cluster_name(rendered: &[Value], source: &Tree, name: &str) -> Result<()> {
+    if name == MANAGEMENT_CLUSTER {
+        return Ok(());
+    }
+    let definition = rendered.iter().find(|object| {
+        object["kind"] == "Kustomization"
+            && object["metadata"]["name"] == "cluster"
+            && object["spec"]["sourceRef"]["name"] == flux::source().name
+    });
+    let path = definition.and_then(|object| object["spec"]["path"].as_str()).unwrap_or_default();
+    let Some(folder) = kustomize::join("", path.trim_start_matches('/')).filter(|folder| source.has_folder(folder))
+    else {
+        return Ok(());
+    };
+    let folders = kustomize::closure(source, &folder);
+    let takes = source.files().any(|(path, file)| {
+        let inside = folders.iter().any(|folder| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')));
+        inside && String::from_utf8_lossy(&file.content).contains("${CLUSTER_NAME")
+    });
+    if takes { Ok(()) } else { Err(Error::FixedName { name: name.to_owned(), folder }) }
+}
+
 /// What a folder, or one that it builds on, lacks.
 pub fn lacks<'a>(source: &Tree, folder: &str, missing: &'a [Missing]) -> impl Iterator<Item = &'a Missing> {
     // Most lack nothing, and the folders need not be read.
@@ -50,6 +74,25 @@ mod tests {
         paths(&[component("./elsewhere", "GitRepository")], &tree, &[]).unwrap();
         let error = paths(&[component("./kustomize-components/cap", "OCIRepository")], &tree, &[]).unwrap_err();
         assert_eq!(error.to_string(), "components.capi.path: the repository has no folder ./kustomize-components/cap");
+    }
+
+    #[test]
+    fn a_definition_that_names_its_cluster_itself_takes_no_other_name() {
+        let mut tree = Tree::default();
+        tree.insert("k/own/kustomization.yaml", "resources: [cluster.yaml]\n");
+        tree.insert("k/own/cluster.yaml", "metadata: {name: management-cluster}\n");
+        tree.insert("k/any/kustomization.yaml", "resources: [../base]\n");
+        tree.insert("k/base/kustomization.yaml", "resources: [cluster.yaml]\n");
+        tree.insert("k/base/cluster.yaml", "metadata: {name: '${CLUSTER_NAME}'}\n");
+        let rendered = |path: &str| {
+            [
+                json!({"kind": "Kustomization", "metadata": {"name": "cluster"}, "spec": {"path": path, "sourceRef": {"kind": "OCIRepository", "name": flux::source().name}}}),
+            ]
+        };
+        cluster_name(&rendered("./k/own"), &tree, MANAGEMENT_CLUSTER).unwrap();
+        cluster_name(&rendered("./k/any"), &tree, "second").unwrap();
+        let error = cluster_name(&rendered("./k/own"), &tree, "second").unwrap_err();
+        assert_eq!(error.to_string(), "cluster.name: second, but k/own names its cluster itself");
     }
 
     #[test]

@@ -123,6 +123,14 @@ pub enum Error {
         /// Its path.
         path: String,
     },
+    /// The management cluster is to have a name that its definition does not take.
+    #[error("cluster.name: {name}, but {folder} names its cluster itself")]
+    FixedName {
+        /// The name.
+        name: String,
+        /// The folder of the definition.
+        folder: String,
+    },
     /// Kustomize or the chart failed.
     #[error(transparent)]
     Flux(#[from] flux::Error),
@@ -166,6 +174,8 @@ impl From<Error> for Failure {
                 Self::usage(message).hint("build on the base: resources: [../base]; see environment-values/local")
             }
             Error::PrivateKey { remedy, .. } => Self::usage(message).hint(remedy),
+            Error::FixedName { .. } => Self::usage(message)
+                .hint("write ${CLUSTER_NAME} there where it says management-cluster, or leave cluster.name out of the values"),
             Error::NoValues { .. } => Self::usage(message).hint("write keys and values: key: value"),
             Error::Flux(error) => error.into(),
             Error::Git(error) => error.into(),

@@ -98,7 +98,9 @@ impl Publication {
     /// component exists.
     pub async fn check(&self, tools: Tools<'_>, phases: &[&'static str]) -> Result<()> {
         for phase in phases.iter().copied() {
-            check::paths(&self.components(tools, phase).await?, &self.source, &self.missing)?;
+            let components = self.components(tools, phase).await?;
+            check::paths(&components, &self.source, &self.missing)?;
+            check::cluster_name(&components, &self.source, &self.configuration.cluster_name())?;
         }
         Ok(())
     }

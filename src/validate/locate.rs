@@ -121,14 +121,31 @@ fn kustomization(source: &Tree, folder: &str) -> Option<(String, String)> {
 /// Where an object and its field stand in a file with manifests.
 fn in_file(text: &str, object: &ObjectRef, field: &[&str]) -> Option<Spot> {
     // Most files do not hold it, and reading megabytes of CRDs takes time.
-    if !text.contains(&object.name) || !text.contains(&object.kind) {
+    if !text.contains(&object.kind) || !(text.contains(&object.name) || text.contains("${")) {
         return None;
     }
     let documents = yaml::located(text, "manifest").ok()?;
-    let (_, spots) = documents.iter().find(|(value, _)| {
-        value["kind"] == object.kind.as_str() && value["metadata"]["name"] == object.name.as_str()
-    })?;
+    let named = |value: &serde_json::Value| {
+        value["kind"] == object.kind.as_str()
+            && value["metadata"]["name"].as_str().is_some_and(|written| may_become(written, &object.name))
+    };
+    let (_, spots) = documents.iter().find(|(value, _)| named(value))?;
     spots.nearest(field)
+}
+
+/// Whether a name as it is written, perhaps with variables, can have become another one.
+fn may_become(written: &str, name: &str) -> bool {
+    let (first, variables) = written.split_once("${").map_or((written, None), |(first, rest)| (first, Some(rest)));
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(variables) = variables else { return rest.is_empty() };
+    let mut literals: Vec<&str> =
+        variables.split("${").map(|piece| piece.split_once('}').map_or("", |(_, literal)| literal)).collect();
+    let last = literals.pop().unwrap_or_default();
+    for literal in literals {
+        let Some(at) = rest.find(literal) else { return false };
+        rest = &rest[at + literal.len()..];
+    }
+    rest.ends_with(last)
 }
 
 /// Where a text stands, from a place on.
@@ -140,4 +157,25 @@ fn after(content: &str, from: Spot, wanted: &str) -> Option<Spot> {
 
 fn place(file: &str, spot: Option<Spot>) -> String {
     spot.map_or_else(|| file.to_owned(), |spot| format!("{file}:{spot}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_in_a_name_may_be_anything() {
+        for (written, name, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("${CLUSTER_NAME}-md-0", "second-md-0", true),
+            ("${CLUSTER_NAME}-md-0", "second-md-1", false),
+            ("a-${X}", "a-b", true),
+            ("a-${X}", "b-b", false),
+            ("${A}-x${B}-x", "1-x2-x", true),
+            ("${A}", "anything", true),
+        ] {
+            assert_eq!(may_become(written, name), expected, "{written} {name}");
+        }
+    }
 }
