@@ -112,6 +112,11 @@ impl Error {
     pub fn exists(&self) -> bool {
         self.said().contains("already exists")
     }
+
+    /// Whether a network's addresses belong to another one already.
+    pub fn overlaps(&self) -> bool {
+        self.said().contains("Pool overlaps")
+    }
 }
 
 impl From<Error> for Failure {

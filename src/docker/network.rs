@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use super::{ASK, Container, Docker, Result, WORK};
 
+/// How often a network is looked for that others make and remove at the same time.
+const ATTEMPTS: usize = 5;
+
 /// How a container is in a network.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -31,25 +34,59 @@ impl Container {
 }
 
 impl Docker {
-    /// Makes a bridge network when there is none of that name.
+    /// Makes a bridge network when there is none of that name. Docker gives a name twice when it is asked twice at once: the older one
+    /// stays.
     pub async fn ensure_network(&self, name: &str) -> Result<()> {
-        let inspect = self.command().args(["network", "inspect", "--format", "{{.Id}}", name]);
-        match self.call(format!("look for network {name}"), inspect, ASK).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.not_found() => {}
-            Err(error) => return Err(error),
+        for _ in 0..ATTEMPTS {
+            let mut all = self.networks(name).await?;
+            if all.is_empty() {
+                self.make_network(name).await?;
+                continue;
+            }
+            all.sort();
+            if all.len() == 1 {
+                return Ok(());
+            }
+            for (_, id) in &all[1..] {
+                let remove = self.command().args(["network", "rm", id]);
+                match self.call(format!("remove network {id}, the second of the name {name}"), remove, ASK).await {
+                    Err(error) if !error.not_found() => return Err(error),
+                    _ => {}
+                }
+            }
         }
-        // Docker knows which addresses are free. Only where they were asked for can a container ask for its own.
-        self.create_network(name, &[]).await?;
-        let ask = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", name];
+        Ok(())
+    }
+
+    /// The networks of a name: when each was made, and its id.
+    async fn networks(&self, name: &str) -> Result<Vec<(String, String)>> {
+        let filter = format!("name=^{name}$");
+        let list = self.command().args(["network", "ls", "--no-trunc", "--filter", &filter, "--format", "{{.ID}}"]);
+        let ids = self.call(format!("look for network {name}"), list, ASK).await?;
+        let mut found = Vec::new();
+        for id in ids.split_whitespace() {
+            let inspect = self.command().args(["network", "inspect", "--format", "{{json .Created}}", id]);
+            match self.call(format!("look at network {name}"), inspect, ASK).await {
+                Ok(created) => found.push((created.trim().to_owned(), id.to_owned())),
+                // Somebody else removed it.
+                Err(error) if error.not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes a network with addresses that were asked for: only there can a container ask for its own. Docker knows which are free,
+    /// and says it of a network for that alone.
+    async fn make_network(&self, name: &str) -> Result<()> {
+        let probe = format!("{name}-{}", std::process::id());
+        self.create_network(&probe, &[]).await?;
+        let ask = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", &probe];
         let subnet =
-            self.call(format!("ask for the addresses of network {name}"), self.command().args(ask), ASK).await?;
-        let remove = self.command().args(["network", "rm", name]);
-        match self.call(format!("make network {name} anew"), remove, ASK).await {
-            // Somebody else uses it already, or was faster.
-            Err(_) => Ok(()),
-            Ok(_) => self.create_network(name, &[format!("--subnet={}", subnet.trim())]).await,
-        }
+            self.call(format!("ask for the addresses of network {probe}"), self.command().args(ask), ASK).await;
+        let remove = self.command().args(["network", "rm", &probe]);
+        self.call(format!("remove network {probe}"), remove, ASK).await?;
+        self.create_network(name, &[format!("--subnet={}", subnet?.trim())]).await
     }
 
     async fn create_network(&self, name: &str, options: &[String]) -> Result<()> {
@@ -57,8 +94,8 @@ impl Docker {
         // As kind makes it: pods' addresses are translated by the nodes, and no more by the daemon.
         let create = create.args(["--opt", "com.docker.network.bridge.enable_ip_masquerade=true"]);
         match self.call(format!("make network {name}"), create.args(options).arg(name), ASK).await {
-            // Somebody else was faster.
-            Err(error) if error.exists() => Ok(()),
+            // Somebody else was faster, with the name or the addresses.
+            Err(error) if error.exists() || error.overlaps() => Ok(()),
             result => result.map(|_| ()),
         }
     }
