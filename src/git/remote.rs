@@ -138,7 +138,7 @@ fn said(stderr: &str) -> String {
     }
     // Before git says that it could not read, ssh or the server has said why.
     if let Some(line) = stderr.lines().find(|line| line.starts_with("ssh: ") || line.contains("ERROR: ")) {
-        let line = line.strip_prefix("remote: ").unwrap_or(line).strip_prefix("ssh: ").unwrap_or(line);
+        let line = line.strip_prefix("remote: ").or_else(|| line.strip_prefix("ssh: ")).unwrap_or(line);
         return line.trim_end_matches(['\r', '.']).to_owned();
     }
     let fatal = stderr.lines().find_map(|line| line.strip_prefix("fatal: "));
