@@ -38,8 +38,15 @@ impl Addresses {
     pub fn of(home: &Home, environment: &str) -> Result<Self> {
         let path = home.root().join("docker").join(format!("{environment}.json"));
         let text = fsx::read_text_if_present(&path)?;
-        let known = text.map(|text| serde_json::from_str(&text)).transpose().map_err(Failure::from_error)?;
-        Ok(Self { path, known: known.unwrap_or_default() })
+        let Some(text) = text else { return Ok(Self { path, known: BTreeMap::new() }) };
+        match serde_json::from_str(&text) {
+            Ok(known) => Ok(Self { path, known }),
+            Err(error) => Err(Failure::failed(format!(
+                "the containers' addresses in {} cannot be read: {error}",
+                path.display()
+            ))
+            .hint("remove this file, unless docker was restarted since the run began: the addresses are noted anew")),
+        }
     }
 
     /// Takes down the addresses of containers that were not seen before.
@@ -65,19 +72,19 @@ impl Addresses {
         self.known.get(&container.id).filter(|known| known.address != address)
     }
 
-    /// Gives the containers that are known their addresses again, for good, and starts those that do not run; nothing happens where
-    /// all are as they were. The registry beside them is known by its name, and only makes room.
-    pub async fn restore(&self, docker: &Docker, clusters: &[String], events: &Events) -> Result<bool> {
-        let mut all = Vec::new();
-        for cluster in clusters {
-            all.extend(docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?);
-        }
+    /// Whether a container of some clusters is not where it was.
+    pub async fn displaced(&self, docker: &Docker, clusters: &[String]) -> Result<bool> {
+        let all = of_clusters(docker, clusters).await?;
         // One that ended may have lost its address to another, too.
         let taken = |known: &Known| all.iter().any(|other| other.address(NETWORK) == Some(known.address.as_str()));
         let lost = |one: &Container| !one.runs() && self.known.get(&one.id).is_some_and(taken);
-        if !all.iter().any(|container| self.moved(container).is_some() || lost(container)) {
-            return Ok(false);
-        }
+        Ok(all.iter().any(|container| self.moved(container).is_some() || lost(container)))
+    }
+
+    /// Gives the containers that are known their addresses again, for good, and starts those that do not run. The registry beside them
+    /// is known by its name, and only makes room.
+    pub async fn restore(&self, docker: &Docker, clusters: &[String], events: &Events) -> Result<()> {
+        let mut all = of_clusters(docker, clusters).await?;
         events.progress("docker", "gave containers other addresses when it was restarted: they get their own again");
         let beside = docker.containers(&format!("{LABEL}=mirror")).await?;
         let running = all.iter().chain(&beside).filter(|container| container.runs());
@@ -93,8 +100,16 @@ impl Addresses {
         for container in all.iter().chain(&beside) {
             docker.start(container.name()).await?;
         }
-        Ok(true)
+        Ok(())
     }
+}
+
+async fn of_clusters(docker: &Docker, clusters: &[String]) -> Result<Vec<Container>> {
+    let mut all = Vec::new();
+    for cluster in clusters {
+        all.extend(docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -121,5 +136,18 @@ mod tests {
         assert_eq!(again.moved(&container("b", "172.18.0.4")), None);
         assert_eq!(again.moved(&container("b", "")), None, "it does not run");
         assert_eq!(again.moved(&container("c", "172.18.0.9")), None, "nobody knows");
+    }
+
+    #[test]
+    fn a_file_that_was_damaged_is_named_with_a_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let path = home.root().join("docker/e.json");
+        fsx::create_private_dir(path.parent().unwrap()).unwrap();
+        fsx::write_private(&path, "{\"a\": ").unwrap();
+        let failure = Addresses::of(&home, "e").unwrap_err();
+        let said = format!("the containers' addresses in {} cannot be read: EOF while parsing", path.display());
+        assert!(failure.to_string().starts_with(&said), "{failure}");
+        assert!(failure.hints[0].starts_with("remove this file"), "{:?}", failure.hints);
     }
 }

@@ -51,7 +51,7 @@ impl Mirror {
 
     /// Starts it when it does not run, gives it what it lacks, and gives docker the images that machines are started from.
     pub async fn ensure(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<()> {
-        self.docker.ensure_network(NETWORK).await?;
+        self.docker.ensure_network(NETWORK, &format!("{LABEL}=look")).await?;
         self.start(events).await?;
         let host = self.docker.elsewhere().await?.unwrap_or_else(|| HERE.into());
         let (registry, port) = Wait::new(format!("the registry in container {MIRROR} at {host}"), deadline.left())

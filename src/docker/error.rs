@@ -53,6 +53,14 @@ pub enum Error {
         /// What the client said.
         said: String,
     },
+    /// Others make and remove a network of the same name all the time.
+    #[error("network {name} did not settle: in each of {attempts} looks there was none, or more than one")]
+    Unsettled {
+        /// Its name.
+        name: String,
+        /// How often it was looked for.
+        attempts: usize,
+    },
     /// The client failed in another way.
     #[error("failed to {action}")]
     Client {
@@ -135,6 +143,10 @@ impl From<Error> for Failure {
                 .hint("start it: systemctl start docker")
                 .hint("a daemon elsewhere is named by DOCKER_HOST"),
             Error::Old { .. } => Self::preflight(error.to_string()).hint("install Docker 19.03 or newer"),
+            Error::Unsettled { name, .. } => {
+                let remedy = format!("leave one network of that name: docker network ls --filter name={name}");
+                Self::from_error(error).hint(remedy)
+            }
             Error::Answer { .. } | Error::Refused { .. } | Error::Client { .. } => Self::from_error(error),
         }
     }
@@ -161,7 +173,7 @@ mod tests {
         assert!(matches!(silent, Error::Unreachable { .. }));
         assert_eq!(Failure::from(silent).kind, crate::failure::Kind::Preflight);
         for text in [
-            "unable to resolve docker endpoint: open /root/.docker/ca.pem: no such file or directory",
+            "unable to resolve docker endpoint: open /certs/client/ca.pem: no such file or directory",
             "Error response from daemon: Client sent an HTTP request to an HTTPS server.",
             "error during connect: Get \"https://docker:2376/v1.41/version\": x509: certificate signed by unknown authority",
         ] {

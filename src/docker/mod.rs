@@ -182,10 +182,10 @@ impl Docker {
         Ok(self.call(format!("start container {name}"), run, WORK).await?.trim().to_owned())
     }
 
-    /// Whether the daemon's host has a file; a container that is never started would mount it.
-    pub async fn has_file(&self, path: &str, image: &str) -> Result<bool> {
+    /// Whether the daemon's host has a file; a container that carries a label and is never started would mount it.
+    pub async fn has_file(&self, path: &str, image: &str, label: &str) -> Result<bool> {
         let mount = format!("type=bind,source={path},target=/file");
-        let create = self.command().args(["container", "create", "--mount", &mount, image]);
+        let create = self.command().args(["container", "create", "--label", label, "--mount", &mount, image]);
         match self.call(format!("look for {path} on the daemon's host"), create, ASK).await {
             Ok(id) => self.remove(id.trim()).await.map(|()| true),
             Err(error) if error.lacks_source() => Ok(false),

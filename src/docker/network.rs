@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ASK, Container, Docker, Result, WORK};
+use super::{ASK, Container, Docker, Error, Result, WORK};
 
 /// How often a network is looked for that others make and remove at the same time.
 const ATTEMPTS: usize = 5;
@@ -34,13 +34,13 @@ impl Container {
 }
 
 impl Docker {
-    /// Makes a bridge network when there is none of that name. Docker gives a name twice when it is asked twice at once: the older one
-    /// stays.
-    pub async fn ensure_network(&self, name: &str) -> Result<()> {
+    /// Makes a bridge network when there is none of that name; `label` marks what is made only to look. Docker gives a name twice when
+    /// it is asked twice at once: the older one stays.
+    pub async fn ensure_network(&self, name: &str, label: &str) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let mut all = self.networks(name).await?;
             if all.is_empty() {
-                self.make_network(name).await?;
+                self.make_network(name, label).await?;
                 continue;
             }
             all.sort();
@@ -55,7 +55,7 @@ impl Docker {
                 }
             }
         }
-        Ok(())
+        Err(Error::Unsettled { name: name.to_owned(), attempts: ATTEMPTS })
     }
 
     /// The networks of a name: when each was made, and its id.
@@ -78,9 +78,9 @@ impl Docker {
 
     /// Makes a network with addresses that were asked for: only there can a container ask for its own. Docker knows which are free,
     /// and says it of a network for that alone.
-    async fn make_network(&self, name: &str) -> Result<()> {
+    async fn make_network(&self, name: &str, label: &str) -> Result<()> {
         let probe = format!("{name}-{}", std::process::id());
-        self.create_network(&probe, &[]).await?;
+        self.create_network(&probe, &[format!("--label={label}")]).await?;
         let ask = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", &probe];
         let subnet =
             self.call(format!("ask for the addresses of network {probe}"), self.command().args(ask), ASK).await;

@@ -156,15 +156,17 @@ impl Configuration {
 
     /// The management cluster's name: of its Cluster object, and so of its machines, nodes and containers.
     pub fn cluster_name(&self) -> String {
-        let mut name = super::MANAGEMENT_CLUSTER.to_owned();
-        for layer in self.layers() {
-            // What is no map of values was refused before.
-            let values = yaml::from_str::<Value>(layer, "values").unwrap_or_default();
-            if let Some(own) = values.pointer("/cluster/name").and_then(Value::as_str) {
-                own.clone_into(&mut name);
-            }
-        }
-        name
+        let last = self
+            .parsed_layers()
+            .filter_map(|values| Some(values.pointer("/cluster/name")?.as_str()?.to_owned()))
+            .last();
+        last.unwrap_or_else(|| super::MANAGEMENT_CLUSTER.to_owned())
+    }
+
+    /// The layers of values as the chart puts them over each other.
+    fn parsed_layers(&self) -> impl Iterator<Item = Value> {
+        // What is no map of values was refused before.
+        self.layers().into_iter().map(|layer| yaml::from_str(layer, "values").unwrap_or_default())
     }
 
     /// The URL of the proxy that the Git server is reached through; empty where it is reached directly.
@@ -173,9 +175,7 @@ impl Configuration {
         let host = url.and_then(|url| Some(url.parse::<http::Uri>().ok()?.host()?.to_owned()));
         let Some(host) = host else { return Secret::default() };
         let mut proxies = Map::new();
-        for layer in self.layers() {
-            // What is no map of values was refused before.
-            let values = yaml::from_str::<Value>(layer, "values").unwrap_or_default();
+        for values in self.parsed_layers() {
             proxies.extend(values["proxies"].as_object().cloned().unwrap_or_default());
         }
         let text = |name: &str| proxies.get(name).and_then(Value::as_str).unwrap_or_default();

@@ -78,10 +78,47 @@ impl Scope {
         serde_json::from_value(self.journal.fact(name)?).ok()
     }
 
+    /// Whether the journal says that an effect of this step was about to happen, and not that it has.
+    pub fn broke_off(&self, effect: &str) -> bool {
+        let mut latest_first = self.journal.past().iter().rev().map(|entry| &entry.record);
+        let latest = latest_first.find(|record| match record {
+            Record::Intent { step, effect: e } | Record::Outcome { step, effect: e } => {
+                *step == self.step && e == effect
+            }
+            _ => false,
+        });
+        matches!(latest, Some(Record::Intent { .. }))
+    }
+
     /// Whether the journal says that an effect of this step has happened.
     pub fn happened(&self, effect: &str) -> bool {
         self.journal.past().iter().any(
             |entry| matches!(&entry.record, Record::Outcome { step, effect: e } if *step == self.step && e == effect),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_effect_that_was_broken_off_is_known_to_the_next_execution() {
+        let folder = tempfile::tempdir().unwrap();
+        let scope = |name: &str| {
+            let journal = Arc::new(Journal::open(&folder.path().join("journal.ndjson")).unwrap());
+            Scope::detached(name, journal, Events::silent(), Duration::from_secs(9), CancellationToken::new())
+        };
+        let fails = async || Err::<(), _>(Failure::failed("it broke"));
+        scope("one").effect("move", fails()).await.unwrap_err();
+        assert!(!scope("two").broke_off("move"));
+        let again = scope("one");
+        assert_eq!((again.broke_off("move"), again.happened("move")), (true, false));
+        assert!(!again.broke_off("other"));
+        again.effect("move", async { Ok(()) }).await.unwrap();
+        let again = scope("one");
+        assert_eq!((again.broke_off("move"), again.happened("move")), (false, true));
+        again.effect("move", fails()).await.unwrap_err();
+        assert!(scope("one").broke_off("move"), "the last attempt counts");
     }
 }

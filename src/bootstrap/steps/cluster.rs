@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::prepare::unpack_images;
-use crate::backend::{Backend, Mirror};
+use crate::backend::{Backend, LABEL, Mirror};
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
 use crate::environment::Machines;
@@ -66,7 +66,8 @@ async fn mirror(story: &Story, scope: &Scope) -> Result<()> {
     let socket = access::DOCKER_SOCKET;
     let needed = story.environment.settings().machines == Machines::Docker;
     // Docker would make a folder of that name, and the provider would wait for ever.
-    if needed && !docker.has_file(socket, &mirror.reference("registry")?).await? {
+    let looks = format!("{LABEL}=look");
+    if needed && !docker.has_file(socket, &mirror.reference("registry")?, &looks).await? {
         return Err(Failure::failed(format!(
             "the docker daemon's host has no {socket}, where Cluster API's docker provider looks for it"
         ))

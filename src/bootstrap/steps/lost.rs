@@ -22,8 +22,9 @@ pub async fn container(story: &Story, scope: &Scope) -> Failure {
     let own = access::name(story.environment.name());
     // Whoever needs the publication says that there is none.
     let Ok(management) = story.cluster_name().await else { return std::future::pending().await };
-    let Ok(mut addresses) = Addresses::of(&story.home, story.environment.name()) else {
-        return std::future::pending().await;
+    let mut addresses = match Addresses::of(&story.home, story.environment.name()) {
+        Ok(addresses) => addresses,
+        Err(failure) => return failure,
     };
     let mut since: Option<(Duration, Stopwatch)> = None;
     let lost = scope

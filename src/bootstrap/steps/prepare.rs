@@ -58,9 +58,11 @@ async fn return_home(story: &Story, scope: &Scope) -> Result<()> {
     let Some(docker) = story.docker() else { return Ok(()) };
     let clusters = [access::name(story.environment.name()), story.cluster_name().await?];
     let addresses = Addresses::of(&story.home, story.environment.name())?;
-    if !addresses.restore(docker, &clusters, &scope.events).await? {
+    // One that was killed at it may have left containers stopped that are nowhere else.
+    if !scope.broke_off("addresses") && !addresses.displaced(docker, &clusters).await? {
         return Ok(());
     }
+    scope.effect("addresses", addresses.restore(docker, &clusters, &scope.events)).await?;
     // What the steps find out they ask a cluster: the first one, as long as there is one.
     if story.made().await?.is_some() {
         let spec = access::spec(&story.environment);

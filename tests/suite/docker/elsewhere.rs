@@ -7,9 +7,8 @@ use cluster_init::exec::Command;
 use cluster_init::fsx;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-use super::{DAEMON, STORY, until};
-use crate::story::Repository;
-use crate::support::{Ended, Home, ended};
+use super::{Run, STORY, until};
+use crate::support::{Ended, ended};
 
 const HOST: &str = "10.99.77.2";
 
@@ -91,13 +90,10 @@ fn certificates(daemon: &Path, client: &Path) {
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn kubeadm_capd_is_bootstrapped_on_a_daemon_elsewhere_with_tls() {
-    let _daemon = DAEMON.lock().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
+    let here = Run::new().await;
     let elsewhere = Elsewhere::start().await;
     let run = async |args: &[&str]| {
-        let command = home.command(args.iter().copied()).folder(&repository.0);
-        let ended = ended(elsewhere.of(command).run(STORY).await);
+        let ended = ended(elsewhere.of(here.command(args)).run(STORY).await);
         eprintln!("{}: exit {}\n{}", args.join(" "), ended.code, ended.stderr);
         ended
     };
@@ -106,8 +102,8 @@ async fn kubeadm_capd_is_bootstrapped_on_a_daemon_elsewhere_with_tls() {
     assert_eq!(refused.code, 3, "{}", refused.stderr);
     assert!(refused.stderr.contains(&format!("the docker daemon is on host {HOST}")), "{}", refused.stderr);
     assert!(refused.stderr.contains("--backend kind"), "{}", refused.stderr);
-    let command = home.command(["bootstrap", "kubeadm-capd"]).folder(&repository.0);
-    let bare = ended(elsewhere.of(command).env("DOCKER_CERT_PATH", home.path()).run(STORY).await);
+    let command = elsewhere.of(here.command(&["bootstrap", "kubeadm-capd"]));
+    let bare = ended(command.env("DOCKER_CERT_PATH", here.home.path()).run(STORY).await);
     assert_eq!(bare.code, 3, "{}", bare.stderr);
     assert!(bare.stderr.contains("DOCKER_CERT_PATH=FOLDER with ca.pem"), "{}", bare.stderr);
 
@@ -117,10 +113,10 @@ async fn kubeadm_capd_is_bootstrapped_on_a_daemon_elsewhere_with_tls() {
     let kubeconfig = run(&["kubeconfig", "kubeadm-capd"]).await.ok().stdout;
     assert!(kubeconfig.contains(&format!("https://{HOST}:")), "{kubeconfig}");
     // A commit reaches its registry through its API server.
-    let values = repository.0.join("environment-values/kubeadm-capd/values.yaml");
+    let values = here.repository.0.join("environment-values/kubeadm-capd/values.yaml");
     let text = fsx::read_text(&values).unwrap().replace("worker_replicas: 1", "worker_replicas: 2");
     fsx::write(&values, text).unwrap();
-    repository.commit("two workers").await;
+    here.repository.commit("two workers").await;
     run(&["publish", "kubeadm-capd"]).await.ok();
     let status = run(&["status", "kubeadm-capd", "--output", "json"]).await.ok().json();
     assert_eq!(status["machines"].as_array().unwrap().len(), 3, "{status}");

@@ -6,53 +6,40 @@ use std::time::Duration;
 use cluster_init::exec::Command;
 use cluster_init::fsx;
 
-use super::{DAEMON, Run, clean, containers_of, until};
+use super::{Run, containers_of, until};
 use crate::story::Repository;
-use crate::support::Home;
 
 const VALUES: &str = "environment-values/kubeadm-capd/values.yaml";
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let run = Run { home: &home, repository: &repository };
+    let run = Run::new().await;
     bootstrap(&run, "kind", 2).await;
     grow(&run).await;
-    clean().await;
+    run.end().await;
 }
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn kubeadm_capd_is_bootstrapped_with_local_processes_and_makes_a_workload_cluster() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let run = Run { home: &home, repository: &repository };
+    let run = Run::new().await;
     bootstrap(&run, "local", 2).await;
     let machines = containers_of("management-cluster").await;
     workload_cluster(&run).await;
     assert_eq!(containers_of("management-cluster").await, machines, "the management cluster is what it was");
-    clean().await;
+    run.end().await;
 }
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn three_control_planes_and_two_workers_by_values() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
+    let run = Run::new().await;
     change(
-        &repository,
+        &run.repository,
         &[("control_plane_replicas: 1", "control_plane_replicas: 3"), ("worker_replicas: 1", "worker_replicas: 2")],
     );
-    repository.commit("three control planes").await;
-    let run = Run { home: &home, repository: &repository };
+    run.repository.commit("three control planes").await;
     bootstrap(&run, "local", 5).await;
     let labels = ["get", "nodes", "--no-headers", "--selector", "node-role.kubernetes.io/control-plane"];
     let planes = run.kubectl(&labels).await;
@@ -60,7 +47,7 @@ async fn three_control_planes_and_two_workers_by_values() {
     let etcd = ["-n", "kube-system", "get", "pods", "--no-headers", "--selector", "component=etcd"];
     let members = run.kubectl(&etcd).await;
     assert_eq!(members.lines().filter(|line| line.contains("1/1")).count(), 3, "{members}");
-    clean().await;
+    run.end().await;
 }
 
 fn change(repository: &Repository, pairs: &[(&str, &str)]) {
@@ -78,7 +65,7 @@ fn ready(nodes: &str) -> usize {
 }
 
 /// From nothing to self-management.
-async fn bootstrap(run: &Run<'_>, backend: &str, machines: usize) {
+async fn bootstrap(run: &Run, backend: &str, machines: usize) {
     run.run(&["bootstrap", "kubeadm-capd", "--backend", backend]).await.ok();
     let status = run.run(&["status", "kubeadm-capd", "--output", "json"]).await.ok().json();
     assert_eq!(status["selfManaged"], true, "{status}");
@@ -90,8 +77,8 @@ async fn bootstrap(run: &Run<'_>, backend: &str, machines: usize) {
 }
 
 /// One worker more by a commit.
-async fn grow(run: &Run<'_>) {
-    change(run.repository, &[("worker_replicas: 1", "worker_replicas: 2")]);
+async fn grow(run: &Run) {
+    change(&run.repository, &[("worker_replicas: 1", "worker_replicas: 2")]);
     run.repository.commit("two workers").await;
     run.run(&["publish", "kubeadm-capd"]).await.ok();
     let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
@@ -99,7 +86,7 @@ async fn grow(run: &Run<'_>) {
 }
 
 /// A further cluster comes by a commit, runs a pod whose image it can have from the mirror only, and goes by a commit.
-async fn workload_cluster(run: &Run<'_>) {
+async fn workload_cluster(run: &Run) {
     const NAME: &str = "workload-cluster";
     let values = run.repository.0.join(VALUES);
     let before = fsx::read_text(&values).unwrap();
@@ -137,7 +124,7 @@ async fn workload_cluster(run: &Run<'_>) {
     .await;
 }
 
-async fn kubectl(run: &Run<'_>, kubeconfig: &Path, args: &[&str]) -> String {
+async fn kubectl(run: &Run, kubeconfig: &Path, args: &[&str]) -> String {
     let command = Command::new(run.tool("kubectl").await).arg("--kubeconfig").arg(kubeconfig).args(args);
     command.run(Duration::from_mins(3)).await.unwrap().text()
 }

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use cluster_init::bundle::Bundle;
 use cluster_init::docker::Docker;
-use cluster_init::exec::{self, Command};
+use cluster_init::exec::{self, Child, Command};
 use cluster_init::fsx;
 use rustix::process::Signal;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::story::Repository;
 use crate::support::{Ended, Home, ended};
@@ -46,38 +46,57 @@ async fn containers_of(cluster: &str) -> Vec<String> {
     names
 }
 
-struct Run<'a> {
-    home: &'a Home,
-    repository: &'a Repository,
+/// What a test of an empty daemon begins with. The daemon is its own until it ends.
+struct Run {
+    home: Home,
+    repository: Repository,
+    _daemon: MutexGuard<'static, ()>,
 }
 
-impl Run<'_> {
+impl Run {
+    async fn new() -> Self {
+        let daemon = DAEMON.lock().await;
+        clean().await;
+        let home = Home::new();
+        let repository = Repository::new(&home).await;
+        Self { home, repository, _daemon: daemon }
+    }
+
+    /// Leaves an empty daemon behind; a test that failed leaves what it made to be looked at.
+    async fn end(self) {
+        clean().await;
+    }
+
+    /// The program in the repository.
+    fn command(&self, args: &[&str]) -> Command {
+        self.home.command(args.iter().copied()).folder(&self.repository.0)
+    }
+
     async fn run(&self, args: &[&str]) -> Ended {
         let begin = Instant::now();
-        let command = self.home.command(args.iter().copied()).folder(&self.repository.0);
-        let ended = ended(command.run(STORY).await);
+        let ended = ended(self.command(args).run(STORY).await);
         eprintln!("{}: exit {} after {:.1?}\n{}", args.join(" "), ended.code, begin.elapsed(), ended.stderr);
         ended
     }
 
+    /// Begins a command, while which the test does something else.
+    fn begin(&self, command: Command) -> Running {
+        let log = self.home.path().join("running.log");
+        Running { child: command.spawn(&log).unwrap(), log }
+    }
+
     /// Runs it until it dies at a moment, which `CLUSTER_INIT_CRASH_AT` names.
     async fn dies(&self, args: &[&str], moment: &str) {
-        let log = self.home.path().join("moment.log");
-        let command = self.home.command(args.iter().copied()).folder(&self.repository.0);
-        let mut child = command.env("CLUSTER_INIT_CRASH_AT", moment).spawn(&log).unwrap();
-        let status = tokio::time::timeout(STORY, child.wait()).await.unwrap().unwrap();
-        let text = fsx::read_text(&log).unwrap();
-        eprintln!("killed at {moment}\n{text}");
-        assert_eq!(status.code(), None, "killed at {moment}");
+        let (code, text) = self.begin(self.command(args).env("CLUSTER_INIT_CRASH_AT", moment)).end().await;
+        assert_eq!(code, None, "killed at {moment}: {text}");
     }
 
     /// Runs it until a container is there, and kills it then.
     async fn dies_beside(&self, args: &[&str], container: &str) {
-        let command = self.home.command(args.iter().copied()).folder(&self.repository.0);
-        let mut child = command.spawn(&self.home.path().join("moment.log")).unwrap();
+        let running = self.begin(self.command(args));
         until("the container", async || Docker::default().container(container).await.unwrap().is_some()).await;
-        exec::signal(child.pid().unwrap(), Signal::KILL);
-        child.wait().await.unwrap();
+        exec::signal(running.child.pid().unwrap(), Signal::KILL);
+        running.end().await;
     }
 
     /// What kubectl says about the management cluster.
@@ -93,6 +112,21 @@ impl Run<'_> {
     async fn tool(&self, name: &str) -> PathBuf {
         let bundle = Bundle::open(&crate::support::bundle(), &self.home.unpacked()).unwrap();
         bundle.tool_async(name).await.unwrap()
+    }
+}
+
+struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Waits for its end: the exit code, unless it was killed, and what it said.
+    async fn end(mut self) -> (Option<i32>, String) {
+        let status = tokio::time::timeout(STORY, self.child.wait()).await.unwrap().unwrap();
+        let text = fsx::read_text(&self.log).unwrap();
+        eprintln!("ended: {status}\n{text}");
+        (status.code(), text)
     }
 }
 

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use cluster_init::fsx;
 
-use super::{DAEMON, Run, clean, containers_of, docker};
+use super::{Run, containers_of, docker};
 use crate::story::Repository;
-use crate::support::Home;
 
 /// The second environment is a copy of the first, whose cluster has a name of its own.
 fn copy_environment(repository: &Repository) {
@@ -39,13 +38,9 @@ async fn ports_of(cluster: &str) -> BTreeSet<String> {
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn two_environments_come_and_go_side_by_side() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    copy_environment(&repository);
-    repository.commit("a second environment").await;
-    let run = Run { home: &home, repository: &repository };
+    let run = Run::new().await;
+    copy_environment(&run.repository);
+    run.repository.commit("a second environment").await;
     // At the same time, and from nothing: they meet at the mirror.
     let (first, second) = tokio::join!(run.run(&["bootstrap", "kubeadm-capd"]), run.run(&["bootstrap", "second"]));
     first.ok();
@@ -64,11 +59,11 @@ async fn two_environments_come_and_go_side_by_side() {
         .await;
     assert_eq!(containers_of("second").await, of_second);
     run.run(&["status", "second"]).await.ok();
-    let values = repository.0.join("environment-values/second/values.yaml");
+    let values = run.repository.0.join("environment-values/second/values.yaml");
     let text = fsx::read_text(&values).unwrap().replace("worker_replicas: 1", "worker_replicas: 2");
     fsx::write(&values, text).unwrap();
-    repository.commit("another worker").await;
+    run.repository.commit("another worker").await;
     run.run(&["publish", "second"]).await.ok();
     assert_eq!(containers_of("second").await.len(), 4, "it still makes machines");
-    clean().await;
+    run.end().await;
 }

@@ -6,21 +6,16 @@ use cluster_init::docker::Docker;
 use cluster_init::exec::Command;
 use cluster_init::fsx;
 
-use super::{DAEMON, Run, STORY, clean, docker};
-use crate::story::Repository;
-use crate::support::{Home, ended};
+use super::{Run, STORY, docker};
+use crate::support::ended;
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_foreign_kind_cluster_of_the_same_name_is_refused_and_left_alone() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let run = Run { home: &home, repository: &repository };
+    let run = Run::new().await;
     let name = "kubeadm-capd-bootstrap-control-plane";
     // An image of nothing is enough: the container is never started.
-    let empty = home.path().join("empty.tar");
+    let empty = run.home.path().join("empty.tar");
     fsx::write(&empty, vec![0; 1024]).unwrap();
     docker(&["import", &empty.display().to_string(), "cluster-init-test:empty"]).await;
     let labels = ["--label", "io.x-k8s.kind.cluster=kubeadm-capd-bootstrap"];
@@ -38,9 +33,8 @@ async fn a_foreign_kind_cluster_of_the_same_name_is_refused_and_left_alone() {
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_daemon_that_does_not_answer_is_refused_before_anything_is_made() {
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let command = home.command(["bootstrap", "kubeadm-capd"]).folder(&repository.0);
+    let run = Run::new().await;
+    let command = run.command(&["bootstrap", "kubeadm-capd"]);
     let refused = ended(command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").run(STORY).await);
     assert_eq!(refused.code, 3, "{}", refused.stderr);
     assert!(refused.stderr.contains("docker: the docker daemon does not answer: "), "{}", refused.stderr);
@@ -50,15 +44,14 @@ async fn a_daemon_that_does_not_answer_is_refused_before_anything_is_made() {
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_disk_that_is_nearly_full_is_refused_before_anything_is_made() {
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let small = home.path().join("small");
+    let run = Run::new().await;
+    let small = run.home.path().join("small");
     fsx::create_private_dir(&small).unwrap();
     let path = small.display().to_string();
     let root = |program: &str, args: &[&str]| Command::new(program).args(args).run(Duration::from_secs(30));
     root("mount", &["-t", "tmpfs", "-o", "size=64m", "tmpfs", &path]).await.unwrap();
-    fsx::symlink(&home.path().join("cache"), &small.join("cache")).unwrap();
-    let command = home.command(["bootstrap", "kubeadm-capd"]).env("CLUSTER_INIT_HOME", &small).folder(&repository.0);
+    fsx::symlink(&run.home.path().join("cache"), &small.join("cache")).unwrap();
+    let command = run.command(&["bootstrap", "kubeadm-capd"]).env("CLUSTER_INIT_HOME", &small);
     let refused = ended(command.run(STORY).await);
     root("umount", &[&path]).await.unwrap();
     assert_eq!(refused.code, 3, "{}", refused.stderr);

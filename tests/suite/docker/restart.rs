@@ -4,11 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cluster_init::exec::Command;
-use cluster_init::fsx;
 
-use super::{DAEMON, Run, STORY, clean, containers_of, until};
-use crate::story::Repository;
-use crate::support::Home;
+use super::{Run, clean, containers_of, until};
 
 /// Restarts the daemon; false when it is somebody else's.
 async fn restart(options: &[&str]) -> bool {
@@ -22,20 +19,13 @@ async fn restart(options: &[&str]) -> bool {
 
 /// Restarts the daemon while the first control plane is being set up, and lets the run come to its end: by itself, or by `resume` after
 /// it has said what was wrong.
-async fn in_the_middle(backend: &str, options: &[&str]) {
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let run = Run { home: &home, repository: &repository };
-    let log = home.path().join("bootstrap.log");
-    let command = home.command(["bootstrap", "kubeadm-capd", "--backend", backend]).folder(&repository.0);
-    let mut child = command.spawn(&log).unwrap();
+async fn in_the_middle(run: &Run, backend: &str, options: &[&str]) {
+    let running = run.begin(run.command(&["bootstrap", "kubeadm-capd", "--backend", backend]));
     until("a load balancer and a machine", async || containers_of("management-cluster").await.len() == 2).await;
     assert!(restart(options).await, "the daemon is back");
-    let status = tokio::time::timeout(STORY, child.wait()).await.unwrap().unwrap();
-    let text = fsx::read_text(&log).unwrap();
-    eprintln!("{text}");
-    if !status.success() {
-        assert_eq!(status.code(), Some(1), "{text}");
+    let (code, text) = running.end().await;
+    if code != Some(0) {
+        assert_eq!(code, Some(1), "{text}");
         assert!(text.contains("cluster-init resume kubeadm-capd"), "{text}");
         run.run(&["resume"]).await.ok();
     }
@@ -45,12 +35,11 @@ async fn in_the_middle(backend: &str, options: &[&str]) {
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_daemon_that_is_restarted_and_leaves_containers_alone() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
+    let run = Run::new().await;
     if !restart(&["--live-restore"]).await {
         return;
     }
-    in_the_middle("local", &["--live-restore"]).await;
+    in_the_middle(&run, "local", &["--live-restore"]).await;
     clean().await;
     assert!(restart(&[]).await);
 }
@@ -58,11 +47,10 @@ async fn a_daemon_that_is_restarted_and_leaves_containers_alone() {
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_daemon_that_is_restarted_with_its_containers() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
+    let run = Run::new().await;
     if !restart(&[]).await {
         return;
     }
-    in_the_middle("kind", &[]).await;
-    clean().await;
+    in_the_middle(&run, "kind", &[]).await;
+    run.end().await;
 }

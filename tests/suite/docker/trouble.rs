@@ -3,52 +3,39 @@
 use cluster_init::docker::Docker;
 use cluster_init::fsx;
 
-use super::{DAEMON, Run, STORY, clean, docker, until};
-use crate::story::Repository;
-use crate::support::Home;
+use super::{Run, docker, until};
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_machine_that_ends_is_named_within_seconds() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let log = home.path().join("bootstrap.log");
-    let command = home.command(["bootstrap", "kubeadm-capd", "--backend", "local"]).folder(&repository.0);
-    let mut child = command.spawn(&log).unwrap();
+    let run = Run::new().await;
+    let running = run.begin(run.command(&["bootstrap", "kubeadm-capd", "--backend", "local"]));
     until("the mirror", async || Docker::default().container("cluster-init-mirror").await.unwrap().is_some()).await;
     // The mirror's image is there; its program ends at once.
     let machine = "management-cluster-that-ended";
     let label = "io.x-k8s.kind.cluster=management-cluster";
     docker(&["run", "--name", machine, "--label", label, "registry:3.1.2", "--version"]).await;
-    let status = tokio::time::timeout(STORY, child.wait()).await.unwrap().unwrap();
-    let text = fsx::read_text(&log).unwrap();
-    eprintln!("{text}");
-    assert_eq!(status.code(), Some(1), "{text}");
+    let (code, text) = running.end().await;
+    assert_eq!(code, Some(1), "{text}");
     let said = format!("container {machine}, a part of the management cluster, does not run any more: it is exited");
     assert!(text.contains(&said), "{text}");
     assert!(text.contains(&format!("docker start {machine}")), "{text}");
-    clean().await;
+    run.end().await;
 }
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn an_image_that_nobody_has_is_named() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let capd = repository.0.join("kustomize-components/capd/kustomization.yaml");
+    let run = Run::new().await;
+    let capd = run.repository.0.join("kustomize-components/capd/kustomization.yaml");
     let images = "images:\n  - name: gcr.io/k8s-staging-cluster-api/capd-manager\n    newTag: v9.9.9\n";
     fsx::write(&capd, fsx::read_text(&capd).unwrap() + images).unwrap();
-    repository.commit("an image that does not exist").await;
-    let run = Run { home: &home, repository: &repository };
+    run.repository.commit("an image that does not exist").await;
     let failed = run.run(&["bootstrap", "kubeadm-capd"]).await;
     assert_eq!(failed.code, 1, "{}", failed.stderr);
     assert!(failed.stderr.contains("gcr.io/k8s-staging-cluster-api/capd-manager:v9.9.9"), "{}", failed.stderr);
     assert!(failed.stderr.contains("cluster-init bundle list"), "{}", failed.stderr);
-    clean().await;
+    run.end().await;
 }
 
 #[tokio::test]
@@ -58,27 +45,19 @@ async fn a_site_without_rke2_is_told_so_by_its_first_machine() {
         eprintln!("this site may well have RKE2: left out");
         return;
     }
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let run = Run { home: &home, repository: &repository };
+    let run = Run::new().await;
     let failed = run.run(&["bootstrap", "rke2-capd", "--backend", "local"]).await;
     assert_eq!(failed.code, 1, "{}", failed.stderr);
     let said = "setting up the node failed: RKE2 cannot be installed: image docker.io/rancher/rke2-runtime:v1.34.1-rke2r1 is missing";
     assert!(failed.stderr.contains(said), "{}", failed.stderr);
     assert!(failed.stderr.contains("or set cluster.capd.image to an image that holds RKE2"), "{}", failed.stderr);
-    clean().await;
+    run.end().await;
 }
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
 async fn a_run_killed_at_five_moments_goes_on_and_so_do_containers_that_stopped() {
-    let _daemon = DAEMON.lock().await;
-    clean().await;
-    let home = Home::new();
-    let repository = Repository::new(&home).await;
-    let run = Run { home: &home, repository: &repository };
+    let run = Run::new().await;
     let bootstrap = "kubeadm-capd-bootstrap-control-plane";
     run.dies_beside(&["bootstrap", "kubeadm-capd"], bootstrap).await;
     run.dies(&["resume"], "outcome:source:publish:after").await;
@@ -103,5 +82,5 @@ async fn a_run_killed_at_five_moments_goes_on_and_so_do_containers_that_stopped(
     assert!(ended.stderr.contains("kubeadm-capd manages itself now"), "{}", ended.stderr);
     run.run(&["status", "kubeadm-capd"]).await.ok();
     assert!(Docker::default().container(bootstrap).await.unwrap().is_none(), "the bootstrap cluster is gone");
-    clean().await;
+    run.end().await;
 }
