@@ -51,7 +51,7 @@ impl Bench {
         let upstream = |url: &str| Ok(bundle.manifest(url)?);
         let assembled = flux::assemble(&tree, &upstream)?;
         let rendered =
-            flux::render(&bundle.tool("kubectl")?, &assembled, &["flux-system", "cert-manager", "capi", "cabpk"])
+            flux::render(&bundle.tool("kustomize")?, &assembled, &["flux-system", "cert-manager", "capi", "cabpk"])
                 .await?;
         let rendered: Vec<flux::Rendered> = rendered.into_iter().map(with_defaults).collect();
         let definitions: Vec<String> = rendered

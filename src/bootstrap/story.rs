@@ -134,11 +134,11 @@ impl Story {
         let found = self
             .tools
             .get_or_try_init(async || {
-                let (kubectl, helm) = tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?;
-                Ok::<_, Failure>([kubectl, helm])
+                let (kustomize, helm) = tokio::try_join!(bundle.tool_async("kustomize"), bundle.tool_async("helm"))?;
+                Ok::<_, Failure>([kustomize, helm])
             })
             .await?;
-        Ok(Tools { kubectl: &found[0], helm: &found[1] })
+        Ok(Tools { kustomize: &found[0], helm: &found[1] })
     }
 
     /// What is deployed.

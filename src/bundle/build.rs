@@ -229,12 +229,12 @@ impl Builder<'_> {
         self.index(&program.name, &entry, toolchain.as_deref(), watch)
     }
 
-    /// Renders manifests with the bundle's own kubectl and helm.
+    /// Renders manifests with the bundle's own kustomize and helm.
     async fn render(&mut self, manifests: &[&Manifest]) -> Result<()> {
         let Some(toolchain) = self.toolchain.clone() else { return Ok(()) };
         let bundle = Bundle::of(self.layout.clone(), &self.options.unpacked);
         let renderer = Renderer {
-            kubectl: bundle.tool_async("kubectl").await?,
+            kustomize: bundle.tool_async("kustomize").await?,
             helm: bundle.tool_async("helm").await?,
             work: self.options.work.join("render"),
         };

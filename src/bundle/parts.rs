@@ -142,7 +142,7 @@ pub struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Render {
-    /// `kubectl kustomize`.
+    /// `kustomize build`.
     Kustomize,
     /// `helm template`.
     Chart,

@@ -13,8 +13,8 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 /// The programs that render.
 pub(super) struct Renderer {
-    /// kubectl.
-    pub(super) kubectl: PathBuf,
+    /// kustomize.
+    pub(super) kustomize: PathBuf,
     /// helm.
     pub(super) helm: PathBuf,
     /// A folder for what lies in between.
@@ -27,7 +27,7 @@ impl Renderer {
         match manifest.render {
             Render::File => Ok(fsx::read(&module.join(&manifest.folder))?),
             Render::Kustomize => {
-                let command = Command::new(&self.kubectl).arg("kustomize").arg(module.join(&manifest.folder));
+                let command = Command::new(&self.kustomize).arg("build").arg(module.join(&manifest.folder));
                 let output = command.run(LIMIT).await?;
                 Ok(replace(manifest, output.text())?.into_bytes())
             }

@@ -295,9 +295,10 @@ fn last(lines: &[String]) -> String {
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
-/// The name that Go gives the program of a package.
+/// The name that Go gives the program of a package: the last name of its path that is no major version.
 pub(super) fn binary_name(package: &str) -> &str {
-    package.rsplit('/').next().unwrap_or(package)
+    let is_version = |name: &&str| name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+    package.rsplit('/').find(|name| !is_version(name)).unwrap_or(package)
 }
 
 /// The linker's flags of one program.
@@ -338,6 +339,15 @@ fn memory_limit() -> u64 {
 mod tests {
     use super::super::parts::Parts;
     use super::*;
+
+    #[test]
+    fn programs_are_named_as_go_names_them() {
+        let cases =
+            [("helm.sh/helm/v4/cmd/helm", "helm"), ("sigs.k8s.io/kustomize/kustomize/v5", "kustomize"), ("a/v", "v")];
+        for (package, name) in cases {
+            assert_eq!(binary_name(package), name);
+        }
+    }
 
     #[test]
     fn versions_are_stamped() {

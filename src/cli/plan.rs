@@ -63,8 +63,8 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let repository = Repository::discover(&args.repo)?;
     let environment = Environment::find(repository.root(), &args.env)?.overridden(&args.overriding.all()?)?;
     let bundle = Bundle::open(&folder, &home.unpacked())?;
-    let (kubectl, helm) = tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?;
-    let tools = Tools { kubectl: &kubectl, helm: &helm };
+    let (kustomize, helm) = tokio::try_join!(bundle.tool_async("kustomize"), bundle.tool_async("helm"))?;
+    let tools = Tools { kustomize: &kustomize, helm: &helm };
     let variables = environment.variables(Variables::from_process())?;
     let unknown = environment.unknown_secrets(&variables)?;
     if !unknown.is_empty() {

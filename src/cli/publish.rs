@@ -58,8 +58,8 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
     let repository = Repository::discover(Path::new("."))?;
     let environment = Environment::find(repository.root(), &args.env)?.overridden(&args.overriding.all()?)?;
     let bundle = Bundle::open(&global.bundle.clone().unwrap_or_else(|| home.bundle()), &home.unpacked())?;
-    let (kubectl, helm) = (bundle.tool_async("kubectl").await?, bundle.tool_async("helm").await?);
-    let tools = Tools { kubectl: &kubectl, helm: &helm };
+    let (kustomize, helm) = (bundle.tool_async("kustomize").await?, bundle.tool_async("helm").await?);
+    let tools = Tools { kustomize: &kustomize, helm: &helm };
     let upstream = |url: &str| Ok(bundle.manifest(url)?);
     let variables = environment.variables(Variables::from_process())?;
     let publication = Publication::prepare(&repository, &environment, tools, &upstream, &variables, args.dirty).await?;

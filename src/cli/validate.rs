@@ -50,10 +50,10 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     let programs = match &bundle {
-        Some(bundle) => Some(tokio::try_join!(bundle.tool_async("kubectl"), bundle.tool_async("helm"))?),
+        Some(bundle) => Some(tokio::try_join!(bundle.tool_async("kustomize"), bundle.tool_async("helm"))?),
         None => None,
     };
-    let tools = programs.as_ref().map(|(kubectl, helm)| Tools { kubectl, helm });
+    let tools = programs.as_ref().map(|(kustomize, helm)| Tools { kustomize, helm });
     let variables = Variables::from_process();
     let cache = Cache::in_folder(home.rendered());
     let overrides = args.overriding.all()?;

@@ -164,11 +164,11 @@ impl Environment {
     }
 
     /// Renders its ConfigMap and Secrets. Files are read from the working tree, so that files which Git ignores may hold secrets.
-    pub async fn configure(&self, kubectl: &Path, variables: &Variables) -> Result<Configuration> {
+    pub async fn configure(&self, kustomize: &Path, variables: &Variables) -> Result<Configuration> {
         for (file, text) in self.texts()? {
             variables.check(&text, &file)?;
         }
-        let built = kustomize::build(kubectl, &self.base.join(&self.folder)).await;
+        let built = kustomize::build(kustomize, &self.base.join(&self.folder)).await;
         let text = built.map_err(|error| match error {
             flux::Error::Build { reason, .. } => {
                 let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
@@ -382,7 +382,7 @@ mod tests {
             ("environment-values/local/v.yaml", "a: 1\nb: ${HOST}\n"),
         ]);
         let environment = Environment::find(root.path(), "local").unwrap();
-        let configure = async |variables| environment.configure(Path::new("/nonexistent/kubectl"), &variables).await;
+        let configure = async |variables| environment.configure(Path::new("/nonexistent/kustomize"), &variables).await;
         let error = configure(Variables::of([("HOST", "h")])).await.unwrap_err();
         assert_eq!(error.to_string(), "environment-values/base/kustomization.yaml:5: variable TOKEN is not defined");
         let error = configure(Variables::of([("TOKEN", "t")])).await.unwrap_err();

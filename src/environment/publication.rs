@@ -14,8 +14,8 @@ use crate::k8s::{self, DynamicObject};
 /// The programs that rendering takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tools<'a> {
-    /// kubectl, for kustomize.
-    pub kubectl: &'a Path,
+    /// kustomize.
+    pub kustomize: &'a Path,
     /// helm, for checking the chart.
     pub helm: &'a Path,
 }
@@ -89,7 +89,7 @@ impl Publication {
         let chart = Chart::of(&tree, &revision, git.is_some())?;
         let (source, missing) = flux::assemble_available(&tree.only(publish), upstream)?;
         let variables = variables.clone().with("CURRENT_COMMIT", revision.tag());
-        let configuration = Configuration { git, ..environment.configure(tools.kubectl, &variables).await? };
+        let configuration = Configuration { git, ..environment.configure(tools.kustomize, &variables).await? };
         let (origin, created) = (repository.origin(), repository.head_time()?);
         Ok(Self { revision, source, missing, chart, configuration, origin, created })
     }
@@ -192,7 +192,7 @@ impl Publication {
         }
         let temporary = flux::temporary()?;
         self.source.below(COMPONENTS).below(RELEASE).write_to(temporary.path())?;
-        let text = flux::kustomize::build(tools.kubectl, &temporary.path().join(&variant)).await?;
+        let text = flux::kustomize::build(tools.kustomize, &temporary.path().join(&variant)).await?;
         let mut variables = Variables::of([
             ("CHART_VERSION", self.chart.version().to_owned()),
             ("VALUES_DIGEST", self.configuration.digest()),

@@ -29,7 +29,7 @@ impl Rendered {
 }
 
 /// Renders folders below `kustomize-components` of an assembled tree.
-pub async fn render(kubectl: &Path, assembled: &Tree, components: &[&str]) -> failure::Result<Vec<Rendered>> {
+pub async fn render(kustomize: &Path, assembled: &Tree, components: &[&str]) -> failure::Result<Vec<Rendered>> {
     let folder = temporary()?;
     assembled.write_to(folder.path()).map_err(Error::from)?;
     let builds = components.iter().map(async |component| {
@@ -37,7 +37,7 @@ pub async fn render(kubectl: &Path, assembled: &Tree, components: &[&str]) -> fa
         if !assembled.has_folder(&path) {
             return Err(Failure::from(Error::NoFolder { folder: path }));
         }
-        let text = kustomize::build(kubectl, &folder.path().join(&path)).await?;
+        let text = kustomize::build(kustomize, &folder.path().join(&path)).await?;
         let objects = parse(&text, &path)?;
         Ok(Rendered { component: (*component).to_owned(), objects })
     });

@@ -34,7 +34,7 @@ const FIELDS: [(&str, &str); 6] = [
 
 /// Builds folders of a source.
 pub(super) struct Kitchen<'a> {
-    kubectl: &'a Path,
+    kustomize: &'a Path,
     source: &'a Tree,
     cache: &'a Cache,
     /// Where the source lies, once something has to be built.
@@ -43,8 +43,8 @@ pub(super) struct Kitchen<'a> {
 
 impl<'a> Kitchen<'a> {
     /// Builds folders of a source, or remembers what was built of them.
-    pub fn new(kubectl: &'a Path, source: &'a Tree, cache: &'a Cache) -> Self {
-        Self { kubectl, source, cache, written: OnceCell::new() }
+    pub fn new(kustomize: &'a Path, source: &'a Tree, cache: &'a Cache) -> Self {
+        Self { kustomize, source, cache, written: OnceCell::new() }
     }
 
     /// What kustomize makes of a folder of the source for a Kustomization's spec.
@@ -55,7 +55,7 @@ impl<'a> Kitchen<'a> {
         let cell = self.cache.cell(format!("{folder} {content} {edits}"));
         cell.get_or_init(async || {
             // What the spec edits in may be secret: that stays in memory.
-            let key = edits.is_empty().then(|| format!("{VERSION} {} {content}", self.kubectl.display()));
+            let key = edits.is_empty().then(|| format!("{VERSION} {} {content}", self.kustomize.display()));
             if let Some(documents) = key.as_ref().and_then(|key| self.cache.recall(folder, key)) {
                 return Arc::new(Ok(documents));
             }
@@ -96,7 +96,7 @@ impl<'a> Kitchen<'a> {
                 temporary.path().to_path_buf()
             }
         };
-        kustomize::build(self.kubectl, &path).await.map_err(|error| match error {
+        kustomize::build(self.kustomize, &path).await.map_err(|error| match error {
             crate::flux::Error::Build { reason, .. } => plain(&reason),
             other => plain(&other),
         })

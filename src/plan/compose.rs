@@ -19,7 +19,7 @@ const PARALLEL: usize = 4;
 /// Makes the plan of a publication. What is wrong with single components is collected; what keeps the chart from being
 /// rendered is an error.
 pub async fn compose(publication: &Publication, backend: Backend, tools: Tools<'_>, cache: &Cache) -> Result<Plan> {
-    let kitchen = Kitchen::new(tools.kubectl, &publication.source, cache);
+    let kitchen = Kitchen::new(tools.kustomize, &publication.source, cache);
     let (bootstrap, management, release) = futures::join!(
         publication.components(tools, "bootstrap"),
         publication.components(tools, "management"),

@@ -101,7 +101,7 @@ pub async fn original() -> tempfile::TempDir {
 
 struct Programs {
     bundle: Bundle,
-    kubectl: PathBuf,
+    kustomize: PathBuf,
     helm: PathBuf,
     cache: Cache,
 }
@@ -118,7 +118,7 @@ async fn tree(case: &Case, original: &Path) -> tempfile::TempDir {
 async fn said(case: &Case, original: &Path, programs: &Programs) -> Vec<String> {
     let folder = tree(case, original).await;
     let repository = Repository::discover(folder.path()).unwrap();
-    let tools = Tools { kubectl: &programs.kubectl, helm: &programs.helm };
+    let tools = Tools { kustomize: &programs.kustomize, helm: &programs.helm };
     let validator = Validator {
         repository: &repository,
         bundle: Some((&programs.bundle, tools)),
@@ -187,8 +187,8 @@ async fn every_mistake_is_named_with_its_place_and_a_remedy() {
     let table = table();
     assert!(table.len() >= 40, "the table has {} entries", table.len());
     let bundle = Bundle::open(&bundle(), &Home::new().unpacked()).unwrap();
-    let (kubectl, helm) = (bundle.tool("kubectl").unwrap(), bundle.tool("helm").unwrap());
-    let programs = Programs { bundle, kubectl, helm, cache: Cache::default() };
+    let (kustomize, helm) = (bundle.tool("kustomize").unwrap(), bundle.tool("helm").unwrap());
+    let programs = Programs { bundle, kustomize, helm, cache: Cache::default() };
     let original = original().await;
     let cases: Vec<&Case> = table.iter().filter(|case| !case.server && case.run.is_empty()).collect();
     let checks = cases.iter().map(|case| said(case, original.path(), &programs));

@@ -18,7 +18,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 struct Content {
     bundle: Bundle,
-    kubectl: PathBuf,
+    kustomize: PathBuf,
     helm: PathBuf,
     tree: Tree,
 }
@@ -33,12 +33,12 @@ impl Content {
         for folder in ["charts", "kustomize-components"] {
             read(root(), folder, &mut tree);
         }
-        let (kubectl, helm) = (bundle.tool("kubectl").unwrap(), bundle.tool("helm").unwrap());
-        Self { bundle, kubectl, helm, tree }
+        let (kustomize, helm) = (bundle.tool("kustomize").unwrap(), bundle.tool("helm").unwrap());
+        Self { bundle, kustomize, helm, tree }
     }
 
     fn tools(&self) -> Tools<'_> {
-        Tools { kubectl: &self.kubectl, helm: &self.helm }
+        Tools { kustomize: &self.kustomize, helm: &self.helm }
     }
 
     fn chart(&self) -> Chart {
@@ -56,7 +56,7 @@ impl Content {
         let environment = Environment::find(root(), "local").unwrap();
         // No variable of the user's: the environment must need none.
         let variables = Variables::default().with("CURRENT_COMMIT", COMMIT);
-        let configuration = environment.configure(&self.kubectl, &variables).await.unwrap();
+        let configuration = environment.configure(&self.kustomize, &variables).await.unwrap();
         Publication {
             revision: revision(),
             source: self.assembled(),
@@ -384,7 +384,7 @@ async fn every_component_builds_and_has_its_images_in_the_bundle() {
     if content.bundle.entries().unwrap().iter().all(|entry| entry.part != "node") {
         without_images.push("cabpr");
     }
-    let rendered = flux::render(&content.kubectl, &assembled, &folders).await.unwrap();
+    let rendered = flux::render(&content.kustomize, &assembled, &folders).await.unwrap();
     for component in &rendered {
         assert!(!component.objects.is_empty(), "{} is empty", component.component);
         for object in &component.objects {

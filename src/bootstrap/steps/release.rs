@@ -34,7 +34,7 @@ pub async fn render(story: &Story, has_flux: bool) -> Result<Vec<Rendered>> {
     let (tools, publication) = (story.tools().await?, story.publication().await?);
     let mut names = publication.installed().to_vec();
     names.retain(|name| !(has_flux && *name == FLUX));
-    flux::render(tools.kubectl, &publication.source, &names).await
+    flux::render(tools.kustomize, &publication.source, &names).await
 }
 
 /// Applies Flux unless it is there already, and where clusters have a registry that, and pushes the commit as soon as it can take it.
