@@ -16,6 +16,7 @@ mod obstacle;
 mod parity;
 mod pivot;
 mod plan;
+mod reconnect;
 mod scope;
 mod summary;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use graph::{Graph, Kind, Node, Uid};
 pub use parity::{Differences, differences};
 pub use pivot::{Fence, Holder, Options, Phase, Pivot, Record, Report, identity, recorded};
 pub use plan::{Facts, Item, Plan, Verdict, plan};
+pub use reconnect::{managers, restart, waits};
 pub use scope::Filter;
 pub use summary::{Machine, Summary, summary};
 

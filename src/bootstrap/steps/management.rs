@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::release::install;
-use super::{lost, replaced};
+use super::{lost, reconnect, replaced};
 use crate::bootstrap::story::Side;
 use crate::bootstrap::{Story, access, checks};
 use crate::clock::Look;
@@ -44,11 +44,16 @@ impl Step<Story> for ManagementCluster {
         let ready = follow.until(|seen| component(&seen[0], "cluster", &revision));
         // Its API server answers long before it is complete: its Flux starts meanwhile.
         let early = async {
-            match ensure_flux(story, scope).await {
-                Err(failure) if failure.kind != Kind::Interrupted => {
-                    tracing::debug!(%failure, "the management cluster's Flux was not started early");
+            let (flux, looked) = tokio::join!(ensure_flux(story, scope), async {
+                reach(story, scope).await?;
+                reconnect::managers(story, scope).await
+            });
+            for (what, failure) in
+                [("start its Flux early", flux.err()), ("hurry Cluster API's managers", looked.err())]
+            {
+                if let Some(failure) = failure.filter(|failure| failure.kind != Kind::Interrupted) {
+                    tracing::debug!(%failure, "could not {what}");
                 }
-                _ => {}
             }
             std::future::pending::<()>().await;
         };

@@ -5,6 +5,7 @@ mod handover;
 mod lost;
 mod management;
 mod prepare;
+mod reconnect;
 mod release;
 mod replaced;
 

@@ -1,0 +1,55 @@
+//! The management cluster's API server answers, and Cluster API would not look for it for half a minute more: its managers are started
+//! anew.
+
+use std::time::Duration;
+
+use crate::bootstrap::{NAMESPACE, Story};
+use crate::capi;
+use crate::clock::Look;
+use crate::failure::Result;
+use crate::k8s::ObjectRef;
+use crate::saga::Scope;
+
+/// Starts the managers anew that wait for their next look at the management cluster.
+pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
+    let source = &story.bootstrap().await?.cluster;
+    let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", NAMESPACE, &story.cluster_name().await?);
+    let Some(found) = source.get(&cluster).await? else { return Ok(()) };
+    if !capi::waits(&found) {
+        return Ok(());
+    }
+    if found.data.pointer("/spec/controlPlaneRef/kind").is_some_and(|kind| kind == "KubeadmControlPlane") {
+        made_by_kubeadm(story, scope).await?;
+    }
+    // One that happened to look meanwhile stays.
+    if !source.get(&cluster).await?.is_some_and(|found| capi::waits(&found)) {
+        return Ok(());
+    }
+    let restart = async {
+        for manager in capi::managers(source).await? {
+            scope
+                .events
+                .progress(manager.to_string(), "is started anew: it would not look for the cluster for a while");
+            capi::restart(source, &manager).await?;
+        }
+        Ok(())
+    };
+    scope.effect("reconnect", restart).await
+}
+
+/// Waits for what kubeadm leaves in the cluster when the control plane is made: a manager that looks earlier looks again late.
+async fn made_by_kubeadm(story: &Story, scope: &Scope) -> Result<()> {
+    let side = story.management().await?;
+    let configuration = ObjectRef::namespaced("v1", "ConfigMap", "kube-system", "kubeadm-config");
+    scope
+        .wait("kubeadm's configuration in the management cluster")
+        .every(Duration::from_millis(200))
+        .until(async || {
+            Ok(match side.cluster.get(&configuration).await {
+                Ok(Some(_)) => Look::Ready(()),
+                Ok(None) => Look::Pending(format!("there is no {configuration}")),
+                Err(error) => Look::Pending(error.to_string()),
+            })
+        })
+        .await
+}
