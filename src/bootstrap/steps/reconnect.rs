@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::bootstrap::{NAMESPACE, Story};
 use crate::capi;
 use crate::clock::Look;
@@ -10,8 +11,12 @@ use crate::failure::Result;
 use crate::k8s::ObjectRef;
 use crate::saga::Scope;
 
-/// Starts the managers anew that wait for their next look at the management cluster.
+/// Starts the managers anew that wait for their next look at the management cluster. Only those that are plain processes, and so
+/// without a rival: a pod would wait for the lease of the one that it replaces, up to a minute.
 pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
+    if !matches!(story.backend, Backend::Local(_)) {
+        return Ok(());
+    }
     let source = &story.bootstrap().await?.cluster;
     let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", NAMESPACE, &story.cluster_name().await?);
     let Some(found) = source.get(&cluster).await? else { return Ok(()) };
