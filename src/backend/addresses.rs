@@ -26,6 +26,17 @@ pub struct Known {
     pub address: String,
 }
 
+/// What a restart of docker did to containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Displaced {
+    /// All are as they were.
+    Nothing,
+    /// These ended, and nobody started them again.
+    Ended(Vec<String>),
+    /// One is at another address, or another one at its own.
+    Moved,
+}
+
 /// What is known of containers, by their ids.
 #[derive(Clone, Debug)]
 pub struct Addresses {
@@ -72,13 +83,24 @@ impl Addresses {
         self.known.get(&container.id).filter(|known| known.address != address)
     }
 
-    /// Whether a container of some clusters is not where it was.
-    pub async fn displaced(&self, docker: &Docker, clusters: &[String]) -> Result<bool> {
+    /// What a restart of docker did to the containers of some clusters.
+    pub async fn displaced(&self, docker: &Docker, clusters: &[String]) -> Result<Displaced> {
         let all = of_clusters(docker, clusters).await?;
+        Ok(self.judge(&all))
+    }
+
+    fn judge(&self, all: &[Container]) -> Displaced {
         // One that ended may have lost its address to another, too.
         let taken = |known: &Known| all.iter().any(|other| other.address(NETWORK) == Some(known.address.as_str()));
         let lost = |one: &Container| !one.runs() && self.known.get(&one.id).is_some_and(taken);
-        Ok(all.iter().any(|container| self.moved(container).is_some() || lost(container)))
+        if all.iter().any(|container| self.moved(container).is_some() || lost(container)) {
+            return Displaced::Moved;
+        }
+        // Docker starts none again that ended well, which a load balancer may have done.
+        let left =
+            |one: &&Container| self.known.contains_key(&one.id) && all.iter().any(|other| one.ended_before(other));
+        let left: Vec<String> = all.iter().filter(left).map(|one| one.name().to_owned()).collect();
+        if left.is_empty() { Displaced::Nothing } else { Displaced::Ended(left) }
     }
 
     /// Gives the containers that are known their addresses again, for good, and starts those that do not run. The registry beside them
@@ -117,11 +139,34 @@ mod tests {
     use super::*;
 
     fn container(id: &str, address: &str) -> Container {
-        serde_json::from_value(
-            serde_json::json!({"Id": id, "Name": format!("/{id}"), "State": {"Status": "running"}, "Config": {},
-            "NetworkSettings": {"Networks": {NETWORK: {"IPAddress": address}}}}),
-        )
+        at(id, address, "running", "2026-01-01T10:00:00Z", "0001-01-01T00:00:00Z")
+    }
+
+    fn at(id: &str, address: &str, status: &str, started: &str, ended: &str) -> Container {
+        let state = serde_json::json!({"Status": status, "StartedAt": started, "FinishedAt": ended});
+        serde_json::from_value(serde_json::json!({"Id": id, "Name": format!("/{id}"), "State": state, "Config": {},
+            "NetworkSettings": {"Networks": {NETWORK: {"IPAddress": address}}}}))
         .unwrap()
+    }
+
+    #[test]
+    fn a_container_that_docker_did_not_start_again_is_told_from_one_that_was_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut addresses = Addresses::of(&Home::at(folder.path()).unwrap(), "e").unwrap();
+        let all = [container("lb", "172.18.0.3"), container("node", "172.18.0.4")];
+        addresses.note(&all).unwrap();
+        assert_eq!(addresses.judge(&all), Displaced::Nothing);
+        let ended = |when: &str| at("lb", "", "exited", "2026-01-01T10:00:00Z", when);
+        // Docker ended both, and started one again.
+        let node = |address: &str| at("node", address, "running", "2026-01-01T12:00:05Z", "2026-01-01T12:00:00Z");
+        let left = addresses.judge(&[ended("2026-01-01T12:00:00Z"), node("172.18.0.4")]);
+        assert_eq!(left, Displaced::Ended(vec!["lb".into()]));
+        assert_eq!(addresses.judge(&[ended("2026-01-01T12:00:00Z"), node("172.18.0.3")]), Displaced::Moved);
+        // Somebody ended it later.
+        assert_eq!(addresses.judge(&[ended("2026-01-01T13:00:00Z"), node("172.18.0.4")]), Displaced::Nothing);
+        // Nobody knows it.
+        let other = at("x", "", "exited", "2026-01-01T10:00:00Z", "2026-01-01T12:00:00Z");
+        assert_eq!(addresses.judge(&[other, node("172.18.0.4")]), Displaced::Nothing);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::node::State;
 
-pub use addresses::{Addresses, Known};
+pub use addresses::{Addresses, Displaced, Known};
 pub use kind::{CLUSTER_LABEL, Kind};
 pub use local::{Local, LocalSpec};
 pub use mirror::{LABEL, MIRROR, Mirror, NETWORK};

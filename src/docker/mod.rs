@@ -71,6 +71,10 @@ struct ContainerState {
     status: String,
     #[serde(default)]
     pid: u32,
+    #[serde(default)]
+    started_at: Option<jiff::Timestamp>,
+    #[serde(default)]
+    finished_at: Option<jiff::Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -96,6 +100,12 @@ impl Container {
     /// Whether its process runs.
     pub fn runs(&self) -> bool {
         self.state.status == "running"
+    }
+
+    /// Whether it ended, and has not run since another one started that runs: a daemon that is restarted ends all before it starts any.
+    pub fn ended_before(&self, other: &Self) -> bool {
+        let (ended, started) = (self.state.finished_at, other.state.started_at);
+        !self.runs() && other.runs() && ended.zip(started).is_some_and(|(ended, started)| ended < started)
     }
 
     /// Its state as docker names it.

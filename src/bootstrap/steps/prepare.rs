@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 
-use crate::backend::Addresses;
+use crate::backend::{Addresses, Displaced};
 use crate::bootstrap::{Story, access, checks};
 use crate::bundle;
 use crate::clock::Look;
+use crate::docker::Docker;
 use crate::event::What;
 use crate::failure::Result;
 use crate::saga::{Probe, Scope, Step, Undo};
@@ -58,11 +59,15 @@ async fn return_home(story: &Story, scope: &Scope) -> Result<()> {
     let Some(docker) = story.docker() else { return Ok(()) };
     let clusters = [access::name(story.environment.name()), story.cluster_name().await?];
     let addresses = Addresses::of(&story.home, story.environment.name())?;
-    // One that was killed at it may have left containers stopped that are nowhere else.
-    if !scope.broke_off("addresses") && !addresses.displaced(docker, &clusters).await? {
-        return Ok(());
+    match addresses.displaced(docker, &clusters).await? {
+        // A run that was killed at it may have left containers stopped that are nowhere else.
+        Displaced::Nothing if !scope.broke_off("addresses") => return Ok(()),
+        Displaced::Ended(containers) if !scope.broke_off("addresses") => {
+            scope.events.progress("docker", "left containers stopped when it was restarted: they are started again");
+            scope.effect("start", start(docker, &containers)).await?;
+        }
+        _ => scope.effect("addresses", addresses.restore(docker, &clusters, &scope.events)).await?,
     }
-    scope.effect("addresses", addresses.restore(docker, &clusters, &scope.events)).await?;
     // What the steps find out they ask a cluster: the first one, as long as there is one.
     if story.made().await?.is_some() {
         let spec = access::spec(&story.environment);
@@ -78,6 +83,13 @@ async fn return_home(story: &Story, scope: &Scope) -> Result<()> {
             })
         })
         .await
+}
+
+async fn start(docker: &Docker, containers: &[String]) -> Result<()> {
+    for container in containers {
+        docker.start(container).await?;
+    }
+    Ok(())
 }
 
 /// Unpacks the programs of the control plane and our tools, with their digests compared.
