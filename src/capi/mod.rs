@@ -37,6 +37,8 @@ pub const MARK: &str = "cluster-init.dev/pivot";
 
 /// Label of the CustomResourceDefinitions that a move looks at.
 const PROVIDER: &str = "clusterctl.cluster.x-k8s.io";
+/// Label of whatever belongs to a provider: its value names it, and begins with its type.
+const OF_PROVIDER: &str = "cluster.x-k8s.io/provider";
 /// Label, on a definition or an object, of what moves although no cluster owns it.
 const MOVE: &str = "clusterctl.cluster.x-k8s.io/move";
 /// Label, on a definition or an object, of what moves with everything that it owns.

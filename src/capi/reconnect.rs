@@ -7,12 +7,10 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use serde_json::json;
 
-use super::Result;
+use super::{OF_PROVIDER, Result};
 use crate::clock;
 use crate::k8s::{Cluster, ObjectRef, condition, reference};
 
-/// Label of whatever belongs to a provider; clusterctl's names of providers begin with their types.
-const PROVIDER: &str = "cluster.x-k8s.io/provider";
 /// The types whose managers wait for a cluster's API server.
 const WAITING: [&str; 3] = ["cluster-api", "bootstrap-", "control-plane-"];
 /// Whose first look is not longer ago than this has not failed yet, and may be about to succeed.
@@ -32,9 +30,9 @@ pub fn waits(cluster: &DynamicObject) -> bool {
 /// The managers that look for API servers.
 pub async fn managers(cluster: &Cluster) -> Result<Vec<ObjectRef>> {
     let gvk = GroupVersionKind::gvk("apps", "v1", "Deployment");
-    let all = cluster.list(&gvk, None, Some(PROVIDER)).await?;
+    let all = cluster.list(&gvk, None, Some(OF_PROVIDER)).await?;
     let looks = |object: &&DynamicObject| {
-        let provider = object.metadata.labels.as_ref().and_then(|labels| labels.get(PROVIDER));
+        let provider = object.metadata.labels.as_ref().and_then(|labels| labels.get(OF_PROVIDER));
         provider.is_some_and(|provider| WAITING.iter().any(|kind| provider.starts_with(kind)))
     };
     Ok(all.iter().filter(looks).map(reference).collect())

@@ -44,16 +44,11 @@ impl Step<Story> for ManagementCluster {
         let ready = follow.until(|seen| component(&seen[0], "cluster", &revision));
         // Its API server answers long before it is complete: its Flux starts meanwhile.
         let early = async {
-            let (flux, looked) = tokio::join!(ensure_flux(story, scope), async {
-                reach(story, scope).await?;
-                reconnect::managers(story, scope).await
-            });
-            for (what, failure) in
-                [("start its Flux early", flux.err()), ("hurry Cluster API's managers", looked.err())]
-            {
-                if let Some(failure) = failure.filter(|failure| failure.kind != Kind::Interrupted) {
-                    tracing::debug!(%failure, "could not {what}");
+            match hurry(story, scope).await {
+                Err(failure) if failure.kind != Kind::Interrupted => {
+                    tracing::debug!(%failure, "what follows the management cluster's first answer was not hurried");
                 }
+                _ => {}
             }
             std::future::pending::<()>().await;
         };
@@ -102,6 +97,14 @@ async fn reach<'a>(story: &'a Story, scope: &Scope) -> Result<&'a Side> {
         })
         .await?;
     Ok(side)
+}
+
+/// Begins what need not wait until the management cluster is complete. Nothing is lost where it fails: the next step begins its Flux
+/// again and says what is wrong, and Cluster API looks for it by itself in the end.
+async fn hurry(story: &Story, scope: &Scope) -> Result<()> {
+    reach(story, scope).await?;
+    let (flux, looked) = tokio::join!(ensure_flux(story, scope), reconnect::managers(story, scope));
+    flux.and(looked)
 }
 
 /// Gives the management cluster its registry with the commit, and its Flux, once.

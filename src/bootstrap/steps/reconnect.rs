@@ -20,6 +20,7 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
     let source = &story.bootstrap().await?.cluster;
     let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", NAMESPACE, &story.cluster_name().await?);
     let Some(found) = source.get(&cluster).await? else { return Ok(()) };
+    // Asked at the first answer, before anything else takes time: only then is an early look one that failed.
     if !capi::waits(&found) {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::pace::{self, Pace};
 use super::remove::patch;
 use crate::capi::plan::{Item, Plan};
-use crate::capi::{Graph, MARK, PAUSED, Result};
+use crate::capi::{Graph, MARK, OF_PROVIDER, PAUSED, Result};
 use crate::clock::Look;
 use crate::failure;
 use crate::k8s::{Cluster, ObjectRef, condition, reference};
@@ -50,8 +50,6 @@ impl Held {
     }
 }
 
-/// Label of whatever belongs to a provider.
-pub(super) const PROVIDER: &str = "cluster.x-k8s.io/provider";
 const KUSTOMIZE: &str = "kustomize.toolkit.fluxcd.io";
 const HELM: &str = "helm.toolkit.fluxcd.io";
 
@@ -123,7 +121,7 @@ pub(super) async fn suspensions(
 /// Flux objects that would start them again.
 pub(super) async fn stops(source: &Cluster, id: &str) -> Result<(Vec<Held>, BTreeSet<ObjectRef>)> {
     let gvk = GroupVersionKind::gvk("apps", "v1", "Deployment");
-    let deployments = source.list(&gvk, None, Some(PROVIDER)).await?;
+    let deployments = source.list(&gvk, None, Some(OF_PROVIDER)).await?;
     let held = |object: &DynamicObject, hold: Value, mut restore: Value| {
         restore["metadata"] = json!({"annotations": {MARK: null}});
         let mut hold = hold;
@@ -137,7 +135,7 @@ pub(super) async fn stops(source: &Cluster, id: &str) -> Result<(Vec<Held>, BTre
     let mut deployed = deployers(deployments.iter());
     for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
         let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
-        let configurations = source.list(&gvk, None, Some(PROVIDER)).await?;
+        let configurations = source.list(&gvk, None, Some(OF_PROVIDER)).await?;
         all.extend(
             configurations.iter().map(|o| held(o, json!({"webhooks": null}), json!({"webhooks": o.data["webhooks"]}))),
         );

@@ -8,10 +8,9 @@ use kube::core::GroupVersionKind;
 use serde_json::Value;
 
 use super::copy::{self, Copy};
-use super::fence::PROVIDER;
 use crate::capi::graph::{Graph, Node, Uid};
 use crate::capi::plan::Facts;
-use crate::capi::{GROUP, Result, differences, discover};
+use crate::capi::{GROUP, OF_PROVIDER, Result, differences, discover};
 use crate::k8s::{self, Cluster, ObjectRef, reference};
 
 /// How many requests are in flight at once.
@@ -87,16 +86,17 @@ async fn providers(cluster: &Cluster) -> Result<BTreeMap<String, (ObjectRef, Str
     let inventory = GroupVersionKind::gvk("clusterctl.cluster.x-k8s.io", "v1alpha3", "Provider");
     let deployments = GroupVersionKind::gvk("apps", "v1", "Deployment");
     let (inventory, deployments) =
-        tokio::try_join!(cluster.list(&inventory, None, None), cluster.list(&deployments, None, Some(PROVIDER)))?;
+        tokio::try_join!(cluster.list(&inventory, None, None), cluster.list(&deployments, None, Some(OF_PROVIDER)))?;
     let mut found = BTreeMap::new();
     for object in deployments {
         let image = object.data.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str);
-        let label = object.metadata.labels.as_ref().and_then(|l| l.get(PROVIDER)).cloned().unwrap_or_default();
+        let label = object.metadata.labels.as_ref().and_then(|l| l.get(OF_PROVIDER)).cloned().unwrap_or_default();
         found.insert(label, (reference(&object), tag(image.unwrap_or_default())));
     }
     for object in inventory {
         let labels = object.metadata.labels.as_ref();
-        let label = labels.and_then(|l| l.get(PROVIDER)).or(object.metadata.name.as_ref()).cloned().unwrap_or_default();
+        let label =
+            labels.and_then(|l| l.get(OF_PROVIDER)).or(object.metadata.name.as_ref()).cloned().unwrap_or_default();
         let version = object.data["version"].as_str().unwrap_or_default().to_owned();
         found.insert(label, (reference(&object), version));
     }
