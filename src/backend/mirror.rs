@@ -4,13 +4,14 @@
 //! It belongs to the machines, not to one cluster: a management cluster takes the images of tomorrow's machines from it, too,
 //! and it stays when the bootstrap cluster goes.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::bundle::{Bundle, place};
+use crate::bundle::{Bundle, Entry, place};
 use crate::clock::{Deadline, Look, Wait};
 use crate::docker::{self, Docker};
 use crate::event::Events;
@@ -35,6 +36,19 @@ const PORT: u16 = 5000;
 /// What docker itself starts, rather than a node.
 const FOR_DOCKER: [&str; 2] = ["node", "haproxy"];
 
+/// What every environment with containers takes of the bundle, beside what is in every bundle.
+const GROUP: &str = "docker";
+/// What brings further versions.
+const UPGRADE: &str = "upgrade";
+
+/// A registry that answers.
+#[derive(Debug)]
+pub struct Served {
+    registry: Registry,
+    /// Its address as the daemon reaches it.
+    near: String,
+}
+
 /// The mirror of a bundle.
 #[derive(Clone, Debug)]
 pub struct Mirror {
@@ -49,8 +63,8 @@ impl Mirror {
         Self { docker, bundle, home }
     }
 
-    /// Starts it when it does not run, gives it what it lacks, and gives docker the images that machines are started from.
-    pub async fn ensure(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<()> {
+    /// Starts it when it does not run, and waits until it answers.
+    pub async fn serve(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<Served> {
         self.docker.ensure_network(NETWORK, &format!("{LABEL}=look")).await?;
         self.start(events).await?;
         let host = self.docker.elsewhere().await?.unwrap_or_else(|| HERE.into());
@@ -71,9 +85,33 @@ impl Mirror {
                 })
             })
             .await?;
-        self.bundle.push(&registry, events, cancel).await?;
         // To the daemon, its own host is near in any case.
-        self.load(&format!("{HERE}:{port}"), events).await
+        Ok(Served { registry, near: format!("{HERE}:{port}") })
+    }
+
+    /// Gives it what it lacks, and docker the images that it starts machines from.
+    pub async fn fill(
+        &self,
+        served: &Served,
+        machines: &BTreeSet<String>,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let mut wanted = BTreeSet::from([GROUP.to_owned()]);
+        let mut images: BTreeSet<String> =
+            FOR_DOCKER.into_iter().map(|part| self.reference(part)).collect::<Result<_>>()?;
+        let entries = self.bundle.entries()?;
+        for image in machines {
+            match entries.iter().find(|entry| entry.reference == *image) {
+                Some(entry) => {
+                    wanted.insert(entry.with.clone());
+                    images.insert(image.clone());
+                }
+                None => refuse_unless_foreign(image, &entries)?,
+            }
+        }
+        self.bundle.push_images(&served.registry, &wanted, events, cancel).await?;
+        futures::stream::iter(&images).map(Ok).try_for_each(|image| self.load(image, &served.near, events)).await
     }
 
     /// Starts the container, anew when it was made from another image.
@@ -121,19 +159,15 @@ impl Mirror {
         }
     }
 
-    /// Has docker pull, from the mirror, the images of machines; layers that it has are not read again.
-    async fn load(&self, address: &str, events: &Events) -> Result<()> {
-        let load = async |part: &str| {
-            let name = self.reference(part)?;
-            let config = self.bundle.image(&name)?.manifest().config.digest.to_string();
-            if self.docker.image(&name).await?.as_deref() == Some(config.as_str()) {
-                return Ok(());
-            }
-            events.progress("mirror", format!("giving docker the image {name}"));
-            let (repository, tag) = place(&name.parse()?);
-            Ok::<_, Failure>(self.docker.pull_as(&format!("{address}/{repository}:{tag}"), &name).await?)
-        };
-        futures::stream::iter(FOR_DOCKER).then(load).try_collect::<()>().await
+    /// Has docker pull an image from the mirror; layers that it has are not read again.
+    async fn load(&self, name: &str, address: &str, events: &Events) -> Result<()> {
+        let config = self.bundle.image(name)?.manifest().config.digest.to_string();
+        if self.docker.image(name).await?.as_deref() == Some(config.as_str()) {
+            return Ok(());
+        }
+        events.progress("mirror", format!("giving docker the image {name}"));
+        let (repository, tag) = place(&name.parse()?);
+        Ok(self.docker.pull_as(&format!("{address}/{repository}:{tag}"), name).await?)
     }
 
     /// The reference of a part's image.
@@ -157,6 +191,23 @@ pub fn reference(bundle: &Bundle, part: &str) -> Result<String> {
         Failure::preflight(format!("the bundle {} has no part {part}", bundle.folder().display()))
             .hint("make the parts for machines in containers: cluster-init bundle build --with docker")
     })
+}
+
+/// An image that the bundle does not have is the site's own, unless the bundle has it in other versions: then nobody else has it.
+fn refuse_unless_foreign(image: &str, entries: &[Entry]) -> Result<()> {
+    let repository = |image: &str| image.rsplit_once(':').map_or(image, |(repository, _)| repository).to_owned();
+    let others: Vec<&str> =
+        entries.iter().filter(|e| repository(&e.reference) == repository(image)).map(|e| e.version.as_str()).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let more = if entries.iter().any(|entry| entry.with == UPGRADE) { "" } else { ", or bring another one" };
+    let failure = Failure::preflight(format!(
+        "machines are to be started from {image}, which the bundle has only as {}",
+        others.join(", ")
+    ))
+    .hint(format!("name a version that the bundle has in the environment's values{more}"));
+    Err(if more.is_empty() { failure } else { failure.hint("cluster-init bundle build --with docker --with upgrade") })
 }
 
 fn hosts() -> String {

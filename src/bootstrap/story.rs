@@ -1,5 +1,6 @@
 //! What the steps share: the environment, the run, and the clusters as they are found.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::fsx;
 use crate::git::Repository;
 use crate::k8s::Cluster;
 use crate::node::Home;
+use crate::plan::{self, Cache};
 use crate::saga::Scope;
 use crate::watch::{Follow, Live};
 
@@ -155,6 +157,13 @@ impl Story {
                     .map_err(Failure::from)
             })
             .await
+    }
+
+    /// The images that machines are to be started from, where they are containers.
+    pub async fn machine_images(&self) -> Result<BTreeSet<String>> {
+        let (publication, cache) = (self.publication().await?, Cache::in_folder(self.home.rendered()));
+        let backend = self.environment.settings().backend;
+        Ok(plan::compose(publication, backend, self.tools().await?, &cache).await?.machine_images())
     }
 
     /// The management cluster's name.

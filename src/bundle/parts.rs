@@ -17,7 +17,7 @@ const RECIPE: &str = "1";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 27] = [
+const FILES: [(&str, &str); 29] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -29,6 +29,8 @@ const FILES: [(&str, &str); 27] = [
     ("providers/go.sum", include_str!("../../tools/parts/providers/go.sum")),
     ("rke2/go.mod", include_str!("../../tools/parts/rke2/go.mod")),
     ("rke2/go.sum", include_str!("../../tools/parts/rke2/go.sum")),
+    ("upgrade/go.mod", include_str!("../../tools/parts/upgrade/go.mod")),
+    ("upgrade/go.sum", include_str!("../../tools/parts/upgrade/go.sum")),
     ("node/go.mod", include_str!("../../tools/parts/node/go.mod")),
     ("node/go.sum", include_str!("../../tools/parts/node/go.sum")),
     ("node/coredns/main.go", include_str!("../../tools/parts/node/coredns/main.go")),
@@ -239,7 +241,24 @@ pub struct Parts {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    part: Vec<Part>,
+    part: Vec<toml::Table>,
+}
+
+/// What a part says itself on top of the part that it is like.
+fn complete(mut part: toml::Table, all: &[toml::Table]) -> Result<toml::Table> {
+    let Some(like) = part.remove("like") else { return Ok(part) };
+    let other = all.iter().find(|other| other.get("name") == Some(&like) && !other.contains_key("like"));
+    let reason = || format!("no part is named {like} and stands for itself");
+    let mut whole = other.cloned().ok_or_else(|| Error::Parts { reason: reason() })?;
+    for (key, value) in part {
+        match (whole.get_mut(&key), value) {
+            (Some(toml::Value::Table(there)), toml::Value::Table(here)) => there.extend(here),
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+    Ok(whole)
 }
 
 /// The content of a file that lies beside parts.toml.
@@ -250,10 +269,15 @@ pub(super) fn file(path: &str) -> &'static str {
 impl Parts {
     /// The parts that this program was built with.
     pub fn own() -> Result<Self> {
-        let File { mut part } =
-            toml::from_str(file("parts.toml")).map_err(|error| Error::Parts { reason: error.to_string() })?;
-        part.iter_mut().for_each(Part::fill);
-        Ok(Self { all: part })
+        let wrong = |error: toml::de::Error| Error::Parts { reason: error.to_string() };
+        let File { part: tables } = toml::from_str(file("parts.toml")).map_err(wrong)?;
+        let mut all = Vec::new();
+        for table in &tables {
+            let mut part: Part = complete(table.clone(), &tables)?.try_into().map_err(wrong)?;
+            part.fill();
+            all.push(part);
+        }
+        Ok(Self { all })
     }
 
     /// Where a part's image holds its program.

@@ -1,6 +1,6 @@
 //! A bundle in a registry: its images for nodes that are no processes of this host, and all of it for other hosts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
 use super::progress::Progress;
-use super::store::{Bundle, PART, VERSION, annotation};
+use super::store::{Bundle, PART, VERSION, WITH, annotation};
 use crate::event::Events;
 use crate::oci::push::{Artifact, Registry};
 use crate::oci::{self, Descriptor, Digest, REF_NAME, Reference, media};
@@ -61,10 +61,47 @@ impl Bundle {
         pushed.ok_or_else(|| Error::Stopped { again: String::new() })?.map_err(Error::of_transfer)
     }
 
+    /// Pushes only images: those of every bundle, and those that a bundle may be made with for what is wanted.
+    pub async fn push_images(
+        &self,
+        registry: &Registry,
+        wanted: &BTreeSet<String>,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let registry = registry.clone().telling(events);
+        let is_wanted = |entry: &&Descriptor| {
+            let with = annotation(entry, WITH);
+            entry.annotations.contains_key(REF_NAME) && (with.is_empty() || wanted.contains(with))
+        };
+        let entries = self.layout().entries().iter().filter(is_wanted);
+        let pushed = cancel.run_until_cancelled(self.push_entries(entries, &registry, events)).await;
+        pushed.ok_or_else(|| Error::Stopped { again: String::new() })?.map_err(Error::of_transfer)
+    }
+
     async fn push_all(&self, registry: &Registry, events: &Events) -> Result<Pushed> {
+        self.push_entries(self.layout().entries().iter(), registry, events).await?;
+        // The last of all: whoever finds it finds everything.
+        let index = Artifact::file(INDEX_TYPE, media::INDEX, self.layout().index_bytes()?)?;
+        registry.push(INDEX, INDEX_TAG, &index).await?;
+        let images = self.images().count() as u64;
+        Ok(Pushed {
+            registry: registry.address().to_string(),
+            images,
+            manifests: self.layout().entries().len() as u64 - images,
+            digest: self.digest()?,
+        })
+    }
+
+    async fn push_entries(
+        &self,
+        entries: impl Iterator<Item = &Descriptor>,
+        registry: &Registry,
+        events: &Events,
+    ) -> Result<()> {
         // Two references may mean one place: the same image under the names of two registries.
         let mut places: BTreeMap<(String, String), &Descriptor> = BTreeMap::new();
-        for entry in self.layout().entries() {
+        for entry in entries {
             places.insert(place_of(entry)?, entry);
         }
         let mut parts = Vec::new();
@@ -83,17 +120,7 @@ impl Bundle {
                 progress.part();
                 Ok(())
             })
-            .await?;
-        // The last of all: whoever finds it finds everything.
-        let index = Artifact::file(INDEX_TYPE, media::INDEX, self.layout().index_bytes()?)?;
-        registry.push(INDEX, INDEX_TAG, &index).await?;
-        let images = self.images().count() as u64;
-        Ok(Pushed {
-            registry: registry.address().to_string(),
-            images,
-            manifests: self.layout().entries().len() as u64 - images,
-            digest: self.digest()?,
-        })
+            .await
     }
 }
 

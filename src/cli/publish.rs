@@ -1,5 +1,6 @@
 //! `cluster-init publish`: gives the management cluster a new revision of the repository.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,13 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::overriding::Overriding;
 use super::{Global, Printer};
+use crate::backend::Mirror;
 use crate::bootstrap;
 use crate::bundle::Bundle;
 use crate::clock::Deadline;
-use crate::environment::{Environment, Management, PHASES, Publication, Tools, Variables};
+use crate::docker::Docker;
+use crate::environment::{Environment, Machines, Management, PHASES, Publication, Tools, Variables};
+use crate::event::Events;
 use crate::failure::Result;
 use crate::git::Repository;
 use crate::node::Home;
+use crate::plan::{self, Cache};
 use crate::ui;
 
 /// Options of the command.
@@ -69,6 +74,12 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         let (_, _, kubeconfig) = bootstrap::management(&home, environment.name()).await?;
         Management::find(&home, environment.name(), &kubeconfig).await?
     };
+    if environment.settings().machines == Machines::Docker {
+        let cache = Cache::in_folder(home.rendered());
+        let plan = plan::compose(&publication, environment.settings().backend, tools, &cache).await?;
+        let mirror = Mirror::new(Docker::default(), bundle.clone(), home.clone());
+        give_images(&mirror, &plan.machine_images(), &events, Deadline::after(args.timeout)).await?;
+    }
     publication.give(&management).await?;
     events.note(format!("published {}", publication.revision));
     if !args.no_wait {
@@ -79,7 +90,7 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
                 stop.cancel();
             }
         });
-        let result = publication.arrived(&management.cluster, &events, Deadline::after(args.timeout), &cancel).await;
+        let result = publication.arrived(&management, &events, Deadline::after(args.timeout), &cancel).await;
         watcher.abort();
         result?;
     }
@@ -90,4 +101,11 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         chart: publication.chart.version().to_owned(),
     };
     printer.value(&report, |report| format!("{} is at {}", report.environment, report.revision))
+}
+
+/// Gives the registry beside the machines what the machines of this revision take.
+async fn give_images(mirror: &Mirror, machines: &BTreeSet<String>, events: &Events, deadline: Deadline) -> Result<()> {
+    let cancel = CancellationToken::new();
+    let served = mirror.serve(events, deadline, &cancel).await?;
+    mirror.fill(&served, machines, events, &cancel).await
 }

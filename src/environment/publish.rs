@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{Management, Publication};
 use crate::clock::{Deadline, Look, Stopwatch, Wait, human};
 use crate::event::{Events, What};
 use crate::failure::{Failure, Result};
-use crate::flux::{self, Expected, Hastener, RELEASE_NAMESPACE};
+use crate::flux::{self, Expected, Hastener, Package, RELEASE_NAMESPACE};
 use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, Readiness, reference};
 
 /// How long an object may call itself failed before it is believed: controllers try again at once.
 const GRACE: Duration = Duration::from_secs(6);
+/// How often the cluster's registry is looked into.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Publication {
     /// Gives the publication to a management cluster; does not wait for what it does with it.
@@ -30,16 +33,72 @@ impl Publication {
         }
         // The same revision again changes nothing that Flux watches; a registry that was empty may be why it is published. A
         // branch that is followed has just got a new commit.
+        self.nudge(&management.cluster).await
+    }
+
+    async fn nudge(&self, cluster: &Cluster) -> Result<()> {
         let sources =
             if self.configuration.git.is_some() { flux::git_sources().to_vec() } else { vec![flux::source()] };
         for source in &sources {
-            flux::nudge(&management.cluster, source).await?;
+            flux::nudge(cluster, source).await?;
         }
         Ok(())
     }
 
-    /// Waits until the release and every component are ready with this revision.
+    /// Gives the cluster's registry again what it has lost: where machines are replaced, it starts anew on another one, empty.
+    async fn give_again(&self, management: &Management, packages: &[Package], events: &Events) -> Result<()> {
+        let registry = &management.reached.registry;
+        let mut lost = false;
+        for package in packages {
+            if !package.is_in(registry).await? {
+                package.push(registry).await?;
+                lost = true;
+            }
+        }
+        if lost {
+            events.note(format!("the cluster's registry had lost {}, and has it again", self.revision));
+            self.nudge(&management.cluster).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the release and every component are ready with this revision, and sees to it that the cluster's registry
+    /// holds it meanwhile.
     pub async fn arrived(
+        &self,
+        management: &Management,
+        events: &Events,
+        deadline: Deadline,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let packages = self.packages()?;
+        let keep = async {
+            let mut ticks = tokio::time::interval(LOOK);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if let Err(error) = self.give_again(management, &packages, events).await {
+                    // It moves, or the API server does: there is a next time.
+                    tracing::debug!(%error, "the cluster's registry was not reached");
+                }
+            }
+        };
+        tokio::select! {
+            result = self.followed(&management.cluster, events, deadline, cancel) => result?,
+            () = keep => {}
+        }
+        // It may have moved since the last look, or be moving.
+        Wait::new(format!("the cluster's registry to hold {}", self.revision), deadline.left())
+            .within(deadline, cancel)
+            .every(Duration::from_millis(500))
+            .until(async || match self.give_again(management, &packages, events).await {
+                Ok(()) => Ok(Look::Ready(())),
+                Err(error) => Ok::<_, Failure>(Look::Pending(error.to_string())),
+            })
+            .await
+    }
+
+    async fn followed(
         &self,
         cluster: &Cluster,
         events: &Events,
@@ -57,7 +116,7 @@ impl Publication {
             .within(deadline, cancel)
             .every(Duration::from_millis(200))
             .until(async || {
-                let objects = match followed(cluster).await {
+                let objects = match objects(cluster).await {
                     Ok(objects) => objects,
                     Err(error) if error.transient() => return Ok(Look::Pending(error.to_string())),
                     Err(error) => return Err(error.into()),
@@ -91,7 +150,7 @@ impl Publication {
 }
 
 /// The release and its Kustomizations.
-async fn followed(cluster: &Cluster) -> crate::k8s::Result<Vec<DynamicObject>> {
+async fn objects(cluster: &Cluster) -> crate::k8s::Result<Vec<DynamicObject>> {
     let kustomizations = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
     let mut objects = cluster.list(&kustomizations, Some(RELEASE_NAMESPACE), None).await?;
     objects.extend(cluster.get(&flux::release()).await?);

@@ -31,6 +31,11 @@ impl Package {
         Ok(Self { repository: SOURCE_REPOSITORY, tag: revision.tag(), artifact })
     }
 
+    /// Whether a registry holds it.
+    pub async fn is_in(&self, registry: &Registry) -> Result<bool> {
+        Ok(registry.holds(self.repository, &self.tag, &self.artifact).await?)
+    }
+
     /// Pushes it; pushing it again is fine.
     pub async fn push(&self, registry: &Registry) -> Result<Digest> {
         Ok(registry.push(self.repository, &self.tag, &self.artifact).await?)

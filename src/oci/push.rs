@@ -5,6 +5,7 @@ use http::HeaderValue;
 use oci_client::RegistryOperation;
 
 pub use super::artifact::Artifact;
+use super::cause::Cause;
 use super::digest::Digest;
 use super::error::{Error, Result};
 use super::image::Image;
@@ -25,6 +26,19 @@ impl Registry {
                 self.push_manifest(&target, artifact.manifest(), media::MANIFEST).await
             })
             .await
+    }
+
+    /// Whether a tag is there, and is this artifact.
+    pub async fn holds(&self, repository: &str, tag: &str, artifact: &Artifact) -> Result<bool> {
+        let target = self.tagged(repository, tag);
+        self.login(&target, RegistryOperation::Pull).await?;
+        match self.client.fetch_manifest_digest(&target, &self.auth).await {
+            Ok(digest) => Ok(digest == artifact.digest().to_string()),
+            Err(error) => match self.failed("look for", &target)(error) {
+                Error::Registry { source: Cause::Absent, .. } => Ok(false),
+                error => Err(error),
+            },
+        }
     }
 
     /// Pushes an image or artifact of a layout and returns the digest of its manifest; `moved` is told of bytes that no longer

@@ -19,6 +19,8 @@ mod problem;
 mod references;
 mod tree;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::k8s::DynamicObject;
@@ -135,10 +137,27 @@ impl Plan {
         self
     }
 
+    /// The images that the docker provider is to start machines from.
+    pub fn machine_images(&self) -> BTreeSet<String> {
+        let objects = self.parts.iter().flat_map(|part| &part.objects);
+        objects.filter_map(machine_image).map(str::to_owned).collect()
+    }
+
     /// The parts of one cluster, or of both.
     #[must_use]
     pub fn only(mut self, cluster: Option<Target>) -> Self {
         self.parts.retain(|part| cluster.is_none_or(|wanted| part.cluster == wanted));
         self
     }
+}
+
+/// The image that the docker provider is to start the machines of a template from.
+pub fn machine_image(object: &DynamicObject) -> Option<&str> {
+    let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
+    let pointer = match kind {
+        "DockerMachineTemplate" => "/spec/template/spec/customImage",
+        "DevMachineTemplate" => "/spec/template/spec/backend/docker/customImage",
+        _ => return None,
+    };
+    object.data.pointer(pointer)?.as_str()
 }

@@ -62,7 +62,12 @@ impl Step<Story> for BootstrapCluster {
 async fn mirror(story: &Story, scope: &Scope) -> Result<()> {
     let Some(docker) = story.docker() else { return Ok(()) };
     let mirror = Mirror::new(docker.clone(), story.bundle().await?.clone(), story.home.clone());
-    scope.effect("mirror", mirror.ensure(&scope.events, scope.deadline, &scope.cancel)).await?;
+    let fill = async {
+        let serve = mirror.serve(&scope.events, scope.deadline, &scope.cancel);
+        let (served, machines) = tokio::try_join!(serve, story.machine_images())?;
+        mirror.fill(&served, &machines, &scope.events, &scope.cancel).await
+    };
+    scope.effect("mirror", fill).await?;
     let socket = access::DOCKER_SOCKET;
     let needed = story.environment.settings().machines == Machines::Docker;
     // Docker would make a folder of that name, and the provider would wait for ever.

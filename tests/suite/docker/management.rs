@@ -50,6 +50,40 @@ async fn three_control_planes_and_two_workers_by_values() {
     run.end().await;
 }
 
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn kubeadm_capd_is_upgraded_by_a_commit() {
+    let run = Run::new().await;
+    bootstrap(&run, "local", 2).await;
+    let before = containers_of("management-cluster").await;
+    change(&run.repository, &[("kubernetes_version: v1.36.1", "kubernetes_version: v1.36.9")]);
+    run.repository.commit("a version that nobody has").await;
+    let refused = run.run(&["publish", "kubeadm-capd"]).await;
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("node:v1.36.9, which the bundle has only as v1.36.1, v1.36.3"), "{}", refused.stderr);
+    assert_eq!(versions(&run).await, ["v1.36.1", "v1.36.1"], "nothing was given to the cluster");
+
+    change(&run.repository, &[("kubernetes_version: v1.36.9", "kubernetes_version: v1.36.3")]);
+    run.repository.commit("another version").await;
+    run.run(&["publish", "kubeadm-capd", "--timeout", "15m"]).await.ok();
+    assert_eq!(versions(&run).await, ["v1.36.3", "v1.36.3"]);
+    let server: serde_json::Value = serde_json::from_str(&run.kubectl(&["version", "-o", "json"]).await).unwrap();
+    assert_eq!(server["serverVersion"]["gitVersion"], "v1.36.3", "{server}");
+    let status = run.run(&["status", "kubeadm-capd", "--output", "json"]).await.ok().json();
+    assert_eq!(status["selfManaged"], true, "{status}");
+    // Every machine is another one; only the load balancer stays.
+    let after = containers_of("management-cluster").await;
+    assert_eq!(before.iter().filter(|name| after.contains(name)).collect::<Vec<_>>(), ["management-cluster-lb"]);
+    grow(&run).await;
+    run.end().await;
+}
+
+/// The versions of the nodes' kubelets.
+async fn versions(run: &Run) -> Vec<String> {
+    let text = run.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kubeletVersion}"]).await;
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 fn change(repository: &Repository, pairs: &[(&str, &str)]) {
     let values = repository.0.join(VALUES);
     let mut text = fsx::read_text(&values).unwrap();
