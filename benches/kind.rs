@@ -85,7 +85,9 @@ impl Bench {
         let begin = Instant::now();
         let mirror = Mirror::new(Docker::default(), bench.bundle.clone(), home);
         let deadline = Deadline::after(Duration::from_mins(10));
-        mirror.ensure(&Events::silent(), deadline, &CancellationToken::new()).await?;
+        let (events, cancel) = (Events::silent(), CancellationToken::new());
+        let served = mirror.serve(&events, deadline, &cancel).await?;
+        mirror.fill(&served, &BTreeMap::new(), &events, &cancel).await?;
         println!("the mirror is ready after {:.1} s (not counted)", begin.elapsed().as_secs_f64());
         for part in MANAGERS {
             bench.load(part).await?;

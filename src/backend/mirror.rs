@@ -4,7 +4,7 @@
 //! It belongs to the machines, not to one cluster: a management cluster takes the images of tomorrow's machines from it, too,
 //! and it stays when the bootstrap cluster goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::docker::{self, Docker};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::fsx;
+use crate::k8s::ObjectRef;
 use crate::node::Home;
 use crate::oci::push::Registry;
 
@@ -93,7 +94,7 @@ impl Mirror {
     pub async fn fill(
         &self,
         served: &Served,
-        machines: &BTreeSet<String>,
+        machines: &BTreeMap<String, ObjectRef>,
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<()> {
@@ -101,13 +102,13 @@ impl Mirror {
         let mut images: BTreeSet<String> =
             FOR_DOCKER.into_iter().map(|part| self.reference(part)).collect::<Result<_>>()?;
         let entries = self.bundle.entries()?;
-        for image in machines {
+        for (image, template) in machines {
             match entries.iter().find(|entry| entry.reference == *image) {
                 Some(entry) => {
                     wanted.insert(entry.with.clone());
                     images.insert(image.clone());
                 }
-                None => refuse_unless_foreign(image, &entries)?,
+                None => refuse_unless_foreign(image, template, &entries)?,
             }
         }
         self.bundle.push_images(&served.registry, &wanted, events, cancel).await?;
@@ -194,20 +195,20 @@ pub fn reference(bundle: &Bundle, part: &str) -> Result<String> {
 }
 
 /// An image that the bundle does not have is the site's own, unless the bundle has it in other versions: then nobody else has it.
-fn refuse_unless_foreign(image: &str, entries: &[Entry]) -> Result<()> {
+fn refuse_unless_foreign(image: &str, template: &ObjectRef, entries: &[Entry]) -> Result<()> {
     let repository = |image: &str| image.rsplit_once(':').map_or(image, |(repository, _)| repository).to_owned();
     let others: Vec<&str> =
         entries.iter().filter(|e| repository(&e.reference) == repository(image)).map(|e| e.version.as_str()).collect();
     if others.is_empty() {
         return Ok(());
     }
-    let more = if entries.iter().any(|entry| entry.with == UPGRADE) { "" } else { ", or bring another one" };
     let failure = Failure::preflight(format!(
-        "machines are to be started from {image}, which the bundle has only as {}",
+        "{template}: machines are to be started from {image}, which the bundle has only as {}",
         others.join(", ")
     ))
-    .hint(format!("name a version that the bundle has in the environment's values{more}"));
-    Err(if more.is_empty() { failure } else { failure.hint("cluster-init bundle build --with docker --with upgrade") })
+    .hint("name a version that the bundle has in the environment's values");
+    let has_more = entries.iter().any(|entry| entry.with == UPGRADE);
+    Err(if has_more { failure } else { failure.hint("or bring another one: cluster-init bundle build --with upgrade") })
 }
 
 fn hosts() -> String {
@@ -238,6 +239,34 @@ mod tests {
         }
         let (repository, tag) = place(&"registry:3.1.2".parse().unwrap());
         assert_eq!((repository.as_str(), tag.as_str()), ("library/registry", "3.1.2"));
+    }
+
+    #[test]
+    fn a_version_that_nobody_has_is_refused_and_an_image_of_the_site_is_not() {
+        let entry = |reference: &str, version: &str, with: &str| Entry {
+            part: "node".into(),
+            version: version.into(),
+            kind: "image".into(),
+            with: with.into(),
+            reference: reference.into(),
+            size: 1,
+            digest: crate::oci::Digest::of(reference),
+        };
+        let template = ObjectRef::namespaced("v1", "DockerMachineTemplate", "default", "t");
+        let mut entries = vec![entry("ghcr.io/cluster-init/node:v1.36.1", "v1.36.1", "docker")];
+        assert!(refuse_unless_foreign("registry.example.org/node:v1.36.9", &template, &entries).is_ok());
+        let refused = |entries: &[Entry]| {
+            let error = refuse_unless_foreign("ghcr.io/cluster-init/node:v1.36.9", &template, entries).unwrap_err();
+            format!("{} | {}", error, error.hints.join(" | "))
+        };
+        let one = "DockerMachineTemplate default/t: machines are to be started from ghcr.io/cluster-init/node:v1.36.9, which the bundle has \
+                   only as v1.36.1 | name a version that the bundle has in the environment's values";
+        assert_eq!(
+            refused(&entries),
+            format!("{one} | or bring another one: cluster-init bundle build --with upgrade")
+        );
+        entries.push(entry("ghcr.io/cluster-init/node:v1.36.3", "v1.36.3", UPGRADE));
+        assert_eq!(refused(&entries), one.replace("only as v1.36.1", "only as v1.36.1, v1.36.3"));
     }
 
     #[test]

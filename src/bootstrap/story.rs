@@ -1,6 +1,6 @@
 //! What the steps share: the environment, the run, and the clusters as they are found.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::flux::{self, Hastener};
 use crate::fsx;
 use crate::git::Repository;
-use crate::k8s::Cluster;
+use crate::k8s::{Cluster, ObjectRef};
 use crate::node::Home;
 use crate::plan::{self, Cache};
 use crate::saga::Scope;
@@ -159,8 +159,8 @@ impl Story {
             .await
     }
 
-    /// The images that machines are to be started from, where they are containers.
-    pub async fn machine_images(&self) -> Result<BTreeSet<String>> {
+    /// The images that machines are to be started from, where they are containers, each with a template that says so.
+    pub async fn machine_images(&self) -> Result<BTreeMap<String, ObjectRef>> {
         let (publication, cache) = (self.publication().await?, Cache::in_folder(self.home.rendered()));
         let backend = self.environment.settings().backend;
         Ok(plan::compose(publication, backend, self.tools().await?, &cache).await?.machine_images())

@@ -88,9 +88,13 @@ pub(super) fn wanted(all: &[Part], layout: &Layout, with: &[String]) -> Result<V
         let known = known.into_iter().collect::<Vec<_>>().join(", ");
         return Err(Error::NoGroup { name: name.clone(), known });
     }
-    let present: BTreeSet<&str> = layout.entries().iter().map(|entry| annotation(entry, WITH)).collect();
-    let is_wanted = |group: &str| present.contains(group) || with.iter().any(|name| name == group);
-    Ok(all.iter().filter(|part| part.with().is_none_or(is_wanted)).cloned().collect())
+    let mut groups: BTreeSet<&str> = layout.entries().iter().map(|entry| annotation(entry, WITH)).collect();
+    groups.extend(with.iter().map(String::as_str));
+    let is_wanted = |part: &&Part, groups: &BTreeSet<&str>| part.with().is_none_or(|with| groups.contains(with));
+    // What is for an upgrade is made of, and runs beside, what is for docker.
+    let laid: BTreeSet<&str> = all.iter().filter(|part| is_wanted(part, &groups)).flat_map(Part::programs).collect();
+    groups.extend(all.iter().filter(|part| laid.contains(part.name())).filter_map(Part::with));
+    Ok(all.iter().filter(|part| is_wanted(part, &groups)).cloned().collect())
 }
 
 struct Builder<'a> {
@@ -381,6 +385,23 @@ mod tests {
         let error = enough_disk(&needs, |path| Ok((device(path), 10 << 30))).unwrap_err();
         assert_eq!(error.to_string(), "/a/x needs 11.8 GB of free disk, and there are 10.7 GB");
         assert_eq!(crate::failure::Failure::from(error).kind, crate::failure::Kind::Preflight);
+    }
+
+    #[test]
+    fn an_upgrade_brings_what_it_is_made_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::open_or_create(folder.path()).unwrap();
+        let all = Parts::own().unwrap().all;
+        let groups = |with: &[&str]| {
+            let with: Vec<String> = with.iter().map(|name| (*name).to_owned()).collect();
+            let parts = wanted(&all, &layout, &with).unwrap();
+            parts.iter().filter_map(|part| part.with().map(str::to_owned)).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(groups(&[]), BTreeSet::new());
+        assert_eq!(groups(&["docker"]), ["docker".to_owned()].into());
+        assert_eq!(groups(&["upgrade"]), ["docker".to_owned(), "upgrade".to_owned()].into());
+        let error = wanted(&all, &layout, &["other".to_owned()]).unwrap_err().to_string();
+        assert_eq!(error, "there are no parts for \"other\" (known: docker, upgrade)");
     }
 
     #[test]

@@ -199,6 +199,15 @@ impl Part {
         }
     }
 
+    /// The parts whose programs are laid into it.
+    pub(super) fn programs(&self) -> impl Iterator<Item = &str> {
+        let programs = match self {
+            Self::System(system) => Some(system.programs.values().map(String::as_str)),
+            _ => None,
+        };
+        programs.into_iter().flatten()
+    }
+
     /// The program, when it is one that Go builds.
     pub(super) fn go_program(&self) -> Option<&Program> {
         match self {
@@ -403,6 +412,17 @@ mod tests {
             let uses = system.programs.values().any(|name| name == "kubectl");
             assert_eq!(Parts::key(part, &parts, &own) != Parts::key(part, &changed, &own), uses, "{}", part.name());
         }
+    }
+
+    #[test]
+    fn a_part_that_is_like_another_says_only_what_differs() {
+        let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
+        let node = table("name = 'node'\nversion = 'v1'\npackages = ['a']\ntexts = { x = '1', y = '2' }");
+        let other = table("name = 'other'\nlike = 'node'\nversion = 'v2'\ntexts = { y = '3' }");
+        let whole = complete(other.clone(), &[node.clone(), other]).unwrap();
+        assert_eq!(whole, table("name = 'other'\nversion = 'v2'\npackages = ['a']\ntexts = { x = '1', y = '3' }"));
+        let nobody = complete(table("name = 'other'\nlike = 'none'"), &[node]).unwrap_err().to_string();
+        assert!(nobody.contains("no part is named \"none\" and stands for itself"), "{nobody}");
     }
 
     #[test]

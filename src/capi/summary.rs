@@ -7,7 +7,7 @@ use kube::core::GroupVersionKind;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use crate::k8s::{Cluster, Readiness, readiness, reference};
+use crate::k8s::{Cluster, ObjectRef, Readiness, readiness, reference};
 
 /// A Machine, by what a move must not change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +48,23 @@ pub async fn summary(cluster: &Cluster) -> Result<Summary> {
         all.extend(cluster.list(&gvk, None, None).await?);
     }
     Ok(summarise(&all))
+}
+
+/// How every Machine is.
+pub async fn machines(cluster: &Cluster) -> Result<Vec<(ObjectRef, Readiness)>> {
+    let gvk = GroupVersionKind::gvk("cluster.x-k8s.io", "v1beta2", "Machine");
+    let machines = cluster.list(&gvk, None, None).await?;
+    Ok(machines.iter().map(|machine| (reference(machine), phase(machine))).collect())
+}
+
+/// A Machine that runs is ready; others are in some phase.
+fn phase(machine: &DynamicObject) -> Readiness {
+    let text = |pointer: &str| machine.data.pointer(pointer).and_then(|value| value.as_str());
+    match (text("/status/phase").unwrap_or("new"), text("/spec/version")) {
+        ("Running", _) => Readiness::Ready,
+        (phase, Some(version)) => Readiness::Progressing(format!("{phase}, {version}")),
+        (phase, None) => Readiness::Progressing(phase.to_owned()),
+    }
 }
 
 /// The summary of Clusters, MachineDeployments and Machines.

@@ -20,8 +20,8 @@ use crate::ui;
 pub enum Command {
     /// Make or complete the bundle from Go modules; what is there and unchanged is kept, what is broken is made again.
     Build {
-        /// Also make the parts that only some environments need: `docker` (kind, the node image and its control plane's images).
-        /// A bundle that has them keeps them up to date.
+        /// Also make the parts that only some environments need: `docker` (kind, the node image and its control plane's images),
+        /// `upgrade` (those in another version of Kubernetes, beside the former). A bundle that has them keeps them up to date.
         #[arg(long, value_name = "WHAT")]
         with: Vec<String>,
     },
@@ -41,7 +41,7 @@ pub enum Command {
         /// Take this bundle only: the digest that `bundle push` printed.
         #[arg(long, value_name = "DIGEST", requires = "registry")]
         digest: Option<Digest>,
-        /// Also pull the parts that only some environments need (`docker`), as with `bundle build`.
+        /// Also pull the parts that only some environments need (`docker`, `upgrade`), as with `bundle build`.
         #[arg(long, value_name = "WHAT", conflicts_with = "registry")]
         with: Vec<String>,
         /// Ask MIRROR before HOST, for images and for releases' URLs; `*` is every host. Repeat it for more: they are asked in turn.

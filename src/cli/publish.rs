@@ -1,6 +1,6 @@
 //! `cluster-init publish`: gives the management cluster a new revision of the repository.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::environment::{Environment, Machines, Management, PHASES, Publication,
 use crate::event::Events;
 use crate::failure::Result;
 use crate::git::Repository;
+use crate::k8s::ObjectRef;
 use crate::node::Home;
 use crate::plan::{self, Cache};
 use crate::ui;
@@ -104,7 +105,12 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
 }
 
 /// Gives the registry beside the machines what the machines of this revision take.
-async fn give_images(mirror: &Mirror, machines: &BTreeSet<String>, events: &Events, deadline: Deadline) -> Result<()> {
+async fn give_images(
+    mirror: &Mirror,
+    machines: &BTreeMap<String, ObjectRef>,
+    events: &Events,
+    deadline: Deadline,
+) -> Result<()> {
     let cancel = CancellationToken::new();
     let served = mirror.serve(events, deadline, &cancel).await?;
     mirror.fill(&served, machines, events, &cancel).await

@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{Management, Publication};
+use crate::capi;
 use crate::clock::{Deadline, Look, Stopwatch, Wait, human};
 use crate::event::{Events, What};
 use crate::failure::{Failure, Result};
@@ -19,8 +20,8 @@ use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, Readiness,
 
 /// How long an object may call itself failed before it is believed: controllers try again at once.
 const GRACE: Duration = Duration::from_secs(6);
-/// How often the cluster's registry is looked into.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the cluster's registry and the machines are looked at.
+const LOOK: Duration = Duration::from_secs(3);
 
 impl Publication {
     /// Gives the publication to a management cluster; does not wait for what it does with it.
@@ -75,8 +76,10 @@ impl Publication {
         let keep = async {
             let mut ticks = tokio::time::interval(LOOK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut machines = Machines::default();
             loop {
                 ticks.tick().await;
+                machines.tell(&management.cluster, events).await;
                 if let Err(error) = self.give_again(management, &packages, events).await {
                     // It moves, or the API server does: there is a next time.
                     tracing::debug!(%error, "the cluster's registry was not reached");
@@ -149,6 +152,28 @@ impl Publication {
     }
 }
 
+/// The Machines as they were last told of.
+#[derive(Default)]
+struct Machines(BTreeMap<ObjectRef, Readiness>);
+
+impl Machines {
+    /// Tells which come, go and change. Most runs change none: nothing is said of those that are well from the beginning.
+    async fn tell(&mut self, cluster: &Cluster, events: &Events) {
+        let now = match capi::machines(cluster).await {
+            Ok(now) => now,
+            Err(error) => return tracing::debug!(%error, "the machines were not seen"),
+        };
+        if self.0.is_empty() {
+            self.0.extend(now.iter().filter(|(_, state)| state.is_ready()).cloned());
+        }
+        let gone = |before: &ObjectRef| now.iter().all(|(named, _)| named != before);
+        for (object, _) in self.0.extract_if(.., |before, _| gone(before)) {
+            send(events, cluster, &object, true, "gone");
+        }
+        tell(events, cluster, &now, &mut self.0);
+    }
+}
+
 /// The release and its Kustomizations.
 async fn objects(cluster: &Cluster) -> crate::k8s::Result<Vec<DynamicObject>> {
     let kustomizations = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
@@ -179,15 +204,15 @@ fn tell(
 ) {
     for (object, state) in states {
         if told.get(object) != Some(state) {
-            events.send(What::Object {
-                cluster: cluster.name().to_owned(),
-                object: object.to_string(),
-                ready: state.is_ready(),
-                state: state.state().to_owned(),
-            });
+            send(events, cluster, object, state.is_ready(), state.state());
             told.insert(object.clone(), state.clone());
         }
     }
+}
+
+fn send(events: &Events, cluster: &Cluster, object: &ObjectRef, ready: bool, state: &str) {
+    let (cluster, object, state) = (cluster.name().to_owned(), object.to_string(), state.to_owned());
+    events.send(What::Object { cluster, object, ready, state });
 }
 
 #[cfg(test)]

@@ -19,11 +19,11 @@ mod problem;
 mod references;
 mod tree;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::k8s::DynamicObject;
+use crate::k8s::{DynamicObject, ObjectRef, reference};
 
 pub use cache::Cache;
 pub use compose::compose;
@@ -137,10 +137,10 @@ impl Plan {
         self
     }
 
-    /// The images that the docker provider is to start machines from.
-    pub fn machine_images(&self) -> BTreeSet<String> {
+    /// The images that the docker provider is to start machines from, each with a template that says so.
+    pub fn machine_images(&self) -> BTreeMap<String, ObjectRef> {
         let objects = self.parts.iter().flat_map(|part| &part.objects);
-        objects.filter_map(machine_image).map(str::to_owned).collect()
+        objects.filter_map(|object| Some((machine_image(object)?.1.to_owned(), reference(object)))).collect()
     }
 
     /// The parts of one cluster, or of both.
@@ -151,13 +151,14 @@ impl Plan {
     }
 }
 
-/// The image that the docker provider is to start the machines of a template from.
-pub fn machine_image(object: &DynamicObject) -> Option<&str> {
+/// The image that the docker provider is to start the machines of a template from, with its field.
+pub fn machine_image(object: &DynamicObject) -> Option<(&'static str, &str)> {
     let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
-    let pointer = match kind {
-        "DockerMachineTemplate" => "/spec/template/spec/customImage",
-        "DevMachineTemplate" => "/spec/template/spec/backend/docker/customImage",
+    let field = match kind {
+        "DockerMachineTemplate" => "spec.template.spec.customImage",
+        "DevMachineTemplate" => "spec.template.spec.backend.docker.customImage",
         _ => return None,
     };
-    object.data.pointer(pointer)?.as_str()
+    let image = object.data.pointer(&format!("/{}", field.replace('.', "/")))?.as_str()?;
+    Some((field, image))
 }

@@ -1,4 +1,4 @@
-//! Images that pods name must be in the bundle.
+//! Images that pods and machines are made from must be in the bundle.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::bundle::Bundle;
 use crate::environment::nearest;
 use crate::k8s::reference;
 use crate::oci::Reference;
-use crate::plan::{Plan, Problem};
+use crate::plan::{Plan, Problem, machine_image};
 
 /// Images that look like a misspelt one of the bundle are wrong; others are noted, for a site may have them elsewhere.
 pub fn check(plan: &Plan, bundle: &Bundle) -> (Vec<Problem>, Vec<String>) {
@@ -14,7 +14,8 @@ pub fn check(plan: &Plan, bundle: &Bundle) -> (Vec<Problem>, Vec<String>) {
     let (mut problems, mut notes) = (Vec::new(), Vec::new());
     for part in &plan.parts {
         for object in &part.objects {
-            for (field, image) in images(&object.data) {
+            let machine = machine_image(object).map(|(field, image)| (field.to_owned(), image.to_owned()));
+            for (field, image) in images(&object.data).into_iter().chain(machine) {
                 if bundle.image(&image).is_ok() {
                     continue;
                 }

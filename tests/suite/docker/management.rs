@@ -60,7 +60,11 @@ async fn kubeadm_capd_is_upgraded_by_a_commit() {
     run.repository.commit("a version that nobody has").await;
     let refused = run.run(&["publish", "kubeadm-capd"]).await;
     assert_eq!(refused.code, 3, "{}", refused.stderr);
-    assert!(refused.stderr.contains("node:v1.36.9, which the bundle has only as v1.36.1, v1.36.3"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("node:v1.36.9, which the bundle has only as v1.36.1, v1.36.3"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(versions(&run).await, ["v1.36.1", "v1.36.1"], "nothing was given to the cluster");
 
     change(&run.repository, &[("kubernetes_version: v1.36.9", "kubernetes_version: v1.36.3")]);
