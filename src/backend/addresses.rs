@@ -5,7 +5,7 @@
 //! HOME/docker/ENVIRONMENT.json   container id ─► name and address, as they were seen first
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,9 @@ use crate::node::Home;
 pub struct Known {
     /// Its name.
     pub name: String,
+    /// The cluster that it is a part of.
+    #[serde(default)]
+    pub cluster: String,
     /// Its address in the machines' network.
     pub address: String,
 }
@@ -60,17 +63,40 @@ impl Addresses {
         }
     }
 
+    /// The clusters of the containers that are known.
+    pub fn clusters(&self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.known.values().map(|known| &known.cluster).collect();
+        names.into_iter().filter(|name| !name.is_empty()).cloned().collect()
+    }
+
+    /// Takes down which containers some clusters have by now, and forgets those that are gone. Nothing is known of machines that are
+    /// no containers.
+    pub async fn follow(&mut self, docker: &Docker, clusters: impl IntoIterator<Item = String>) -> Result<()> {
+        if self.known.is_empty() {
+            return Ok(());
+        }
+        let clusters: BTreeSet<String> = self.clusters().into_iter().chain(clusters).collect();
+        let all = of_clusters(docker, &clusters.into_iter().collect::<Vec<_>>()).await?;
+        let before = self.known.len();
+        self.known.retain(|id, _| all.iter().any(|container| container.id == *id));
+        let gone = self.known.len() != before;
+        self.note(&all)?;
+        if gone { self.write() } else { Ok(()) }
+    }
+
     /// Takes down the addresses of containers that were not seen before.
     pub fn note(&mut self, containers: &[Container]) -> Result<()> {
         let before = self.known.len();
         for container in containers.iter().filter(|container| container.runs()) {
             let Some(address) = container.address(NETWORK) else { continue };
-            let seen = Known { name: container.name().to_owned(), address: address.to_owned() };
+            let cluster = container.label(CLUSTER_LABEL).unwrap_or_default().to_owned();
+            let seen = Known { name: container.name().to_owned(), cluster, address: address.to_owned() };
             self.known.entry(container.id.clone()).or_insert(seen);
         }
-        if self.known.len() == before {
-            return Ok(());
-        }
+        if self.known.len() == before { Ok(()) } else { self.write() }
+    }
+
+    fn write(&self) -> Result<()> {
         if let Some(folder) = self.path.parent() {
             fsx::create_private_dir(folder)?;
         }
@@ -89,6 +115,12 @@ impl Addresses {
         Ok(self.judge(&all))
     }
 
+    fn is_in_the_way(&self, container: &Container, own: &[Container]) -> bool {
+        let address = container.address(NETWORK);
+        own.iter().all(|one| one.id != container.id)
+            && self.known.values().any(|known| Some(known.address.as_str()) == address)
+    }
+
     fn judge(&self, all: &[Container]) -> Displaced {
         // One that ended may have lost its address to another, too.
         let taken = |known: &Known| all.iter().any(|other| other.address(NETWORK) == Some(known.address.as_str()));
@@ -103,12 +135,20 @@ impl Addresses {
         if left.is_empty() { Displaced::Nothing } else { Displaced::Ended(left) }
     }
 
+    /// The containers of some clusters that do not run.
+    pub async fn stopped(&self, docker: &Docker, clusters: &[String]) -> Result<Vec<String>> {
+        let all = of_clusters(docker, clusters).await?;
+        Ok(all.iter().filter(|container| !container.runs()).map(|container| container.name().to_owned()).collect())
+    }
+
     /// Gives the containers that are known their addresses again, for good, and starts those that do not run. The registry beside them
-    /// is known by its name, and only makes room.
+    /// is known by its name, and only makes room; so do containers of others that were given one of these addresses.
     pub async fn restore(&self, docker: &Docker, clusters: &[String], events: &Events) -> Result<()> {
         let mut all = of_clusters(docker, clusters).await?;
         events.progress("docker", "gave containers other addresses when it was restarted: they get their own again");
-        let beside = docker.containers(&format!("{LABEL}=mirror")).await?;
+        let mut beside = docker.containers(&format!("{LABEL}=mirror")).await?;
+        let foreign = docker.containers(CLUSTER_LABEL).await?;
+        beside.extend(foreign.into_iter().filter(|one| self.is_in_the_way(one, &all)));
         let running = all.iter().chain(&beside).filter(|container| container.runs());
         docker.stop(&running.map(Container::name).collect::<Vec<_>>()).await?;
         for (container, known) in all.iter().filter_map(|one| Some((one, self.known.get(&one.id)?))) {
@@ -181,6 +221,35 @@ mod tests {
         assert_eq!(again.moved(&container("b", "172.18.0.4")), None);
         assert_eq!(again.moved(&container("b", "")), None, "it does not run");
         assert_eq!(again.moved(&container("c", "172.18.0.9")), None, "nobody knows");
+    }
+
+    #[test]
+    fn whoever_was_given_the_address_of_another_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut addresses = Addresses::of(&Home::at(folder.path()).unwrap(), "e").unwrap();
+        let own = [container("a", "172.18.0.3"), container("b", "172.18.0.4")];
+        addresses.note(&own).unwrap();
+        assert!(addresses.is_in_the_way(&container("other", "172.18.0.3"), &own));
+        assert!(!addresses.is_in_the_way(&container("other", "172.18.0.5"), &own));
+        assert!(!addresses.is_in_the_way(&container("other", ""), &own));
+        assert!(!addresses.is_in_the_way(&container("b", "172.18.0.3"), &own), "it is restored itself");
+    }
+
+    #[test]
+    fn containers_are_known_by_their_clusters() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let mut addresses = Addresses::of(&home, "e").unwrap();
+        assert_eq!(addresses.clusters(), Vec::<String>::new());
+        let labels = serde_json::json!({"Labels": {CLUSTER_LABEL: "c"}});
+        let networks = serde_json::json!({"Networks": {NETWORK: {"IPAddress": "172.18.0.3"}}});
+        let text = serde_json::json!({"Id": "a", "Name": "/a", "State": {"Status": "running"}, "Config": labels, "NetworkSettings": networks});
+        addresses.note(&[serde_json::from_value(text).unwrap()]).unwrap();
+        assert_eq!(Addresses::of(&home, "e").unwrap().clusters(), ["c"]);
+        // As an earlier version wrote it.
+        let path = home.root().join("docker/e.json");
+        fsx::write_private(&path, r#"{"a": {"name": "a", "address": "172.18.0.3"}}"#).unwrap();
+        assert_eq!(Addresses::of(&home, "e").unwrap().clusters(), Vec::<String>::new());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Story, access};
+use super::{Story, access, run as runs};
 use crate::backend::{Backend, CLUSTER_LABEL};
 use crate::docker::{Container, Docker};
 use crate::environment::{CHECKS, Machines, Management, PHASES};
@@ -279,7 +279,8 @@ async fn leftovers(story: &Story) -> Result<String> {
         Some(docker) => containers(docker, &management).await?,
         None => Vec::new(),
     };
-    if story.run.resumed {
+    // A run that was refused made none of it.
+    if story.run.resumed && runs::began(story.run.journal.past()) {
         return Ok(format!("run {} goes on with {} nodes", story.run.id, bootstrap.len() + machines.len()));
     }
     if let Some(node) = machines.first().or(bootstrap.first()) {
@@ -293,12 +294,15 @@ async fn leftovers(story: &Story) -> Result<String> {
         )));
     }
     if let Some(first) = containers.first() {
-        return Err(Failure::preflight(format!(
+        let failure = Failure::preflight(format!(
             "there are {} containers of a cluster {management} already, {} among them",
             containers.len(),
             first.name()
-        ))
-        .hint(format!(
+        ));
+        let made = runs::all(&story.home, environment)?.iter().any(|past| past.finished);
+        let again = format!("if docker or its host was started again: cluster-init resume {environment}");
+        let failure = if made { failure.hint(again) } else { failure };
+        return Err(failure.hint(format!(
             "if nobody needs them: docker rm --force --volumes $(docker ps --all --quiet --filter label={CLUSTER_LABEL}={management})"
         ))
         .hint("if they are another environment's: give this one's cluster a name of its own, cluster.name in its values"));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{self, EventLog, Run, Subject};
+use super::restart::{self, Restart};
+use super::run::{self, EventLog, Past, Run, Subject};
 use super::{Story, application, status, steps, support};
 use crate::clock::Stopwatch;
 use crate::environment::{Environment, Overrides};
@@ -138,12 +139,48 @@ pub async fn resume(
             }
         },
     };
-    let Some(past) = run::last(&home, &environment)?.filter(|past| !past.finished) else {
+    // A run that was refused before it made anything does not stand before the one that made the cluster.
+    let runs = run::all(&home, &environment)?;
+    if let Some(past) = runs.iter().rev().find(|past| past.began).filter(|past| past.finished)
+        && let Some(kubeconfig) = past.kubeconfig()
+        && let Some(restart) = Restart::find(&home, &environment, kubeconfig.clone())?
+    {
+        return start_again(&home, &environment, past, kubeconfig, &restart, events, cancel).await;
+    }
+    let Some(past) = runs.last().cloned().filter(|past| !past.finished) else {
         return Err(Failure::usage(format!("there is no unfinished run of {environment}"))
             .hint(format!("begin one: cluster-init bootstrap {environment}")));
     };
     let subject = Subject { overrides: past.subject.overrides.clone().over(overrides), ..past.subject };
     bootstrap(Options { home, bundle, subject }, events, cancel).await
+}
+
+/// Brings a management cluster back whose machines are containers that docker may have stopped.
+async fn start_again(
+    home: &Home,
+    environment: &str,
+    past: &Past,
+    kubeconfig: PathBuf,
+    restart: &Restart,
+    events: &(dyn Fn(Vec<Arc<dyn Sink>>) -> Events + Sync),
+    cancel: &CancellationToken,
+) -> Result<Ended> {
+    let run = Run::again(home, environment, past)?;
+    let watch = Stopwatch::start();
+    let events = events(vec![Arc::new(EventLog::of(&run.folder)?) as Arc<dyn Sink>]);
+    events.send(What::RunStarted {
+        environment: environment.to_owned(),
+        run: run.id.0.clone(),
+        resumed: true,
+        existing: false,
+    });
+    let result = Engine::new(run.journal.clone(), events.clone(), cancel.clone()).run(&restart::steps(), restart).await;
+    let elapsed_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
+    events.send(What::RunEnded { ok: result.is_ok(), elapsed_ms });
+    let steps = result.map_err(|failure| failure.hint(format!("go on: {}", past.subject.again())))?;
+    let reference = past.subject.environment.clone();
+    let (environment, run) = (environment.to_owned(), run.id.0.clone());
+    Ok(Ended { environment, reference, run, already: false, kubeconfig, elapsed_ms, steps })
 }
 
 /// Refuses to take up the run of another environment that has the same name.

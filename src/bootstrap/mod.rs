@@ -16,6 +16,7 @@
 mod access;
 mod checks;
 mod execute;
+mod restart;
 mod run;
 mod status;
 mod steps;

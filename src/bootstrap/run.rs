@@ -22,7 +22,7 @@ use crate::event::{Event, Sink};
 use crate::failure::{Failure, Result};
 use crate::fsx;
 use crate::node::Home;
-use crate::saga::{Journal, Record, RunId};
+use crate::saga::{Entry, Journal, Record, RunId};
 
 /// What a resumed run must know of how it was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub struct Past {
     pub subject: Subject,
     /// Whether it reached its goal.
     pub finished: bool,
+    /// Whether it came to make anything.
+    pub began: bool,
 }
 
 impl Past {
@@ -103,11 +105,7 @@ impl Run {
             None => (home.runs(), "a bootstrap"),
         };
         let folder = root.join(environment);
-        fsx::create_private_dir(&folder)?;
-        let lock = fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
-            Failure::preflight(format!("{what} of {environment} is already running (pid {pid})"))
-                .hint(format!("wait for it, or stop it: kill -INT {pid}"))
-        })?;
+        let lock = lock(&folder, what, environment)?;
         let unfinished = match subject.kubeconfig {
             Some(_) => None,
             None => last(home, environment)?.filter(|past| !past.finished),
@@ -126,6 +124,14 @@ impl Run {
         Ok(Self { id, folder, journal, resumed, _lock: lock })
     }
 
+    /// Opens a run that reached its goal once more: what it made is looked after.
+    pub fn again(home: &Home, environment: &str, past: &Past) -> Result<Self> {
+        let lock = lock(&home.runs().join(environment), "a bootstrap", environment)?;
+        let journal = Arc::new(Journal::open(&past.folder.join("journal.ndjson"))?);
+        journal.write(Record::Resumed { pid: std::process::id() })?;
+        Ok(Self { id: past.id(), folder: past.folder.clone(), journal, resumed: true, _lock: lock })
+    }
+
     /// Where the management cluster's kubeconfig is kept.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join(KUBECONFIG)
@@ -135,6 +141,15 @@ impl Run {
     pub fn support(&self) -> PathBuf {
         self.folder.join("support")
     }
+}
+
+/// Takes the lock of an environment; `what` is done by whoever holds it.
+fn lock(folder: &Path, what: &str, environment: &str) -> Result<fsx::Lock> {
+    fsx::create_private_dir(folder)?;
+    fsx::Lock::try_take(&folder.join("lock"))?.map_err(|pid| {
+        Failure::preflight(format!("{what} of {environment} is already running (pid {pid})"))
+            .hint(format!("wait for it, or stop it: kill -INT {pid}"))
+    })
 }
 
 /// The last run of an environment.
@@ -160,9 +175,15 @@ pub fn all(home: &Home, environment: &str) -> Result<Vec<Past>> {
         // A folder without a beginning is no run: its process died before it had done anything.
         let Some(subject) = subject else { continue };
         let finished = entries.iter().any(|entry| entry.record == Record::Done);
-        runs.push(Past { folder, subject, finished });
+        runs.push(Past { folder, subject, finished, began: began(&entries) });
     }
     Ok(runs)
+}
+
+/// Whether a run came beyond the steps that make nothing outside of the home.
+pub fn began(entries: &[Entry]) -> bool {
+    let makes = |name: &str| !["preflight", "bundle"].contains(&name);
+    entries.iter().any(|entry| matches!(&entry.record, Record::Begin { step } if makes(&step.0)))
 }
 
 /// The environments that have an unfinished run.
@@ -199,6 +220,7 @@ impl Sink for EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::saga::StepName;
 
     fn subject() -> Subject {
         Subject {
@@ -228,6 +250,23 @@ mod tests {
         assert!(unfinished(&home).unwrap().is_empty());
         assert_eq!(last(&home, "local").unwrap().unwrap().subject, subject());
         assert!(!Run::open(&home, "local", &subject()).unwrap().resumed);
+    }
+
+    #[test]
+    fn a_run_that_was_refused_has_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let run = Run::open(&home, "local", &subject()).unwrap();
+        let begin = |step: &str| run.journal.write(Record::Begin { step: StepName(step.into()) }).unwrap();
+        begin("preflight");
+        assert!(!last(&home, "local").unwrap().unwrap().began);
+        begin("bootstrap-cluster");
+        assert!(last(&home, "local").unwrap().unwrap().began);
+        run.journal.write(Record::Done).unwrap();
+        drop(run);
+        let past = last(&home, "local").unwrap().unwrap();
+        let again = Run::again(&home, "local", &past).unwrap();
+        assert!(again.resumed && last(&home, "local").unwrap().unwrap().finished);
     }
 
     #[test]

@@ -4,13 +4,15 @@ use kube::core::GroupVersionKind;
 use serde::Serialize;
 
 use super::{access, run};
-use crate::backend::Kind;
+use crate::backend::{Addresses, Kind};
 use crate::capi::{self, Machine};
+use crate::docker::Docker;
 use crate::failure::{Failure, Result};
 use crate::flux::{self, Expected};
 use crate::k8s::{Cluster, condition, reference};
 use crate::node::{self, Home};
 use crate::watch::brief;
+use crate::yaml;
 
 /// One component, or the release that makes them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,10 +74,20 @@ pub async fn management(home: &Home, environment: &str) -> Result<(Cluster, Stri
 /// Looks at an environment's management cluster.
 pub async fn status(home: &Home, environment: &str) -> Result<Status> {
     let (cluster, run, _) = management(home, environment).await?;
+    let mut addresses = Addresses::of(home, environment)?;
     cluster.api_ready().await.map_err(|state| {
-        Failure::failed(format!("the management cluster of {environment} does not answer: {state}"))
-            .hint("see its nodes: cluster-init local list")
+        let failure = Failure::failed(format!("the management cluster of {environment} does not answer: {state}"));
+        if addresses.clusters().is_empty() {
+            failure.hint("see its nodes: cluster-init local list")
+        } else {
+            failure
+                .hint(format!("if docker or its host was started again: cluster-init resume {environment}"))
+                .hint("see its machines: docker ps --all")
+        }
     })?;
+    if let Err(failure) = addresses.follow(&Docker::default(), capi::clusters(&cluster).await?).await {
+        tracing::debug!(%failure, "the containers' addresses were not noted");
+    }
     let (summary, components) =
         tokio::try_join!(async { capi::summary(&cluster).await.map_err(Failure::from) }, components(&cluster))?;
     let mut troubles = summary.troubles.clone();
@@ -97,6 +109,12 @@ pub async fn status(home: &Home, environment: &str) -> Result<Status> {
         machines: summary.machines.into_iter().collect(),
         troubles,
     })
+}
+
+/// Whether a kubeconfig leads to a cluster of Cluster API's, by its name.
+pub(super) fn is_of(kubeconfig: &str, cluster: &str) -> bool {
+    let parsed: serde_json::Value = yaml::from_str(kubeconfig, "the cluster's kubeconfig").unwrap_or_default();
+    parsed.pointer("/clusters/0/name").and_then(|name| name.as_str()) == Some(cluster)
 }
 
 async fn components(cluster: &Cluster) -> Result<Vec<Component>> {

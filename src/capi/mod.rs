@@ -30,7 +30,7 @@ pub use pivot::{Fence, Holder, Options, Phase, Pivot, Record, Report, identity, 
 pub use plan::{Facts, Item, Plan, Verdict, plan};
 pub use reconnect::{managers, restart, waits};
 pub use scope::Filter;
-pub use summary::{Machine, Summary, machines, summary};
+pub use summary::{Machine, Summary, clusters, machines, summary};
 
 /// Marks what a pivot paused or copied: its value is the pivot's id.
 pub const MARK: &str = "cluster-init.dev/pivot";

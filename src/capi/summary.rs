@@ -50,6 +50,13 @@ pub async fn summary(cluster: &Cluster) -> Result<Summary> {
     Ok(summarise(&all))
 }
 
+/// The names of all Clusters.
+pub async fn clusters(cluster: &Cluster) -> Result<Vec<String>> {
+    let gvk = GroupVersionKind::gvk("cluster.x-k8s.io", "v1beta2", "Cluster");
+    let found = cluster.list(&gvk, None, None).await?;
+    Ok(found.into_iter().filter_map(|object| object.metadata.name).collect())
+}
+
 /// How every Machine is.
 pub async fn machines(cluster: &Cluster) -> Result<Vec<(ObjectRef, Readiness)>> {
     let gvk = GroupVersionKind::gvk("cluster.x-k8s.io", "v1beta2", "Machine");

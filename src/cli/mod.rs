@@ -70,6 +70,9 @@ enum Command {
     /// Turn a repository's environment into a self-managed management cluster.
     Bootstrap(bootstrap::Args),
     /// Go on with a bootstrap that was interrupted or has failed.
+    ///
+    /// After one that ended well, where machines are containers: start those that docker has stopped, at the addresses that they
+    /// had, and wait until everything is well.
     Resume(bootstrap::ResumeArgs),
     /// Give an environment to a cluster that exists, without bootstrap cluster and pivot.
     Apply(apply::Args),

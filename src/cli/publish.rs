@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::overriding::Overriding;
 use super::{Global, Printer};
-use crate::backend::Mirror;
+use crate::backend::{Addresses, Mirror};
 use crate::bootstrap;
 use crate::bundle::Bundle;
+use crate::capi;
 use crate::clock::Deadline;
 use crate::docker::Docker;
 use crate::environment::{Environment, Machines, Management, PHASES, Publication, Tools, Variables};
@@ -95,6 +96,9 @@ pub async fn run(args: Args, global: &Global, printer: Printer) -> Result<()> {
         watcher.abort();
         result?;
     }
+    // Machines may have been replaced: what a restart of docker must not take from them is known of the new ones, too.
+    let clusters = capi::clusters(&management.cluster).await?;
+    Addresses::of(&home, environment.name())?.follow(&Docker::default(), clusters).await?;
     drop(events);
     let report = Report {
         environment: environment.name().to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster_init::exec::Command;
 use cluster_init::fsx;
 
-use super::{Run, containers_of, until};
+use super::{Run, containers_of, docker, until};
 use crate::story::Repository;
 
 const VALUES: &str = "environment-values/kubeadm-capd/values.yaml";
@@ -52,7 +52,7 @@ async fn three_control_planes_and_two_workers_by_values() {
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
-async fn kubeadm_capd_is_upgraded_by_a_commit() {
+async fn kubeadm_capd_is_upgraded_by_a_commit_and_comes_back_after_docker_was_stopped() {
     let run = Run::new().await;
     bootstrap(&run, "local", 2).await;
     let before = containers_of("management-cluster").await;
@@ -79,7 +79,35 @@ async fn kubeadm_capd_is_upgraded_by_a_commit() {
     let after = containers_of("management-cluster").await;
     assert_eq!(before.iter().filter(|name| after.contains(name)).collect::<Vec<_>>(), ["management-cluster-lb"]);
     grow(&run).await;
+    start_again(&run).await;
     run.end().await;
+}
+
+/// All containers end, and docker gives them other addresses when they are started again.
+async fn start_again(run: &Run) {
+    let all = containers_of("management-cluster").await;
+    let names: Vec<&str> = all.iter().map(String::as_str).collect();
+    let addresses = async || {
+        let format = "{{.NetworkSettings.Networks.kind.IPAddress}}";
+        let text = docker(&[&["inspect", "--format", format], names.as_slice()].concat()).await;
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = addresses().await;
+    docker(&[&["stop", "--time", "1"], names.as_slice()].concat()).await;
+    let status = run.run(&["status", "kubeadm-capd"]).await;
+    assert_eq!(status.code, 1, "{}", status.stderr);
+    assert!(status.stderr.contains("was started again: cluster-init resume kubeadm-capd"), "{}", status.stderr);
+    // The load balancer was made first.
+    for name in names.iter().filter(|name| !name.ends_with("-lb")) {
+        docker(&["start", name]).await;
+    }
+    docker(&["start", "management-cluster-lb"]).await;
+    assert_ne!(addresses().await, before, "otherwise nothing is tested");
+    run.run(&["resume", "kubeadm-capd"]).await.ok();
+    assert_eq!(addresses().await, before);
+    run.run(&["status", "kubeadm-capd"]).await.ok();
+    let again = run.run(&["resume", "kubeadm-capd"]).await.ok();
+    assert!(again.stderr.contains("already done"), "{}", again.stderr);
 }
 
 /// The versions of the nodes' kubelets.
