@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
 use super::progress::Progress;
-use super::store::{Bundle, PART, VERSION, WITH, annotation};
+use super::store::{Bundle, KIND, PART, VERSION, WITH, annotation};
 use crate::event::Events;
 use crate::oci::push::{Artifact, Registry};
 use crate::oci::{self, Descriptor, Digest, REF_NAME, Reference, media};
@@ -21,6 +21,10 @@ pub(super) const INDEX: &str = "cluster-init/bundle";
 pub(super) const INDEX_TAG: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 /// What the index is as an artifact.
 pub(super) const INDEX_TYPE: &str = "application/vnd.cluster-init.bundle.v1";
+/// The kind of programs that this one starts itself; no manifest names those that nobody but us publishes.
+const TOOL: &str = "tool";
+/// Where nobody but us publishes.
+const OWN: &str = "ghcr.io/cluster-init/";
 /// The folder of the repositories of manifests.
 const MANIFESTS: &str = "cluster-init/manifests";
 
@@ -61,7 +65,8 @@ impl Bundle {
         pushed.ok_or_else(|| Error::Stopped { again: String::new() })?.map_err(Error::of_transfer)
     }
 
-    /// Pushes only images: those of every bundle, and those that a bundle may be made with for what is wanted.
+    /// Pushes only images that pods and machines are made from: those of every bundle, and those that a bundle may be made with for
+    /// what is wanted.
     pub async fn push_images(
         &self,
         registry: &Registry,
@@ -72,7 +77,11 @@ impl Bundle {
         let registry = registry.clone().telling(events);
         let is_wanted = |entry: &&Descriptor| {
             let with = annotation(entry, WITH);
-            entry.annotations.contains_key(REF_NAME) && (with.is_empty() || wanted.contains(with))
+            entry
+                .annotations
+                .get(REF_NAME)
+                .is_some_and(|name| annotation(entry, KIND) != TOOL || !name.starts_with(OWN))
+                && (with.is_empty() || wanted.contains(with))
         };
         let entries = self.layout().entries().iter().filter(is_wanted);
         let pushed = cancel.run_until_cancelled(self.push_entries(entries, &registry, events)).await;
