@@ -77,23 +77,27 @@ impl Addresses {
         }
         let clusters: BTreeSet<String> = self.clusters().into_iter().chain(clusters).collect();
         let all = of_clusters(docker, &clusters.into_iter().collect::<Vec<_>>()).await?;
-        let before = self.known.len();
+        let before = self.known.clone();
         self.known.retain(|id, _| all.iter().any(|container| container.id == *id));
-        let gone = self.known.len() != before;
-        self.note(&all)?;
-        if gone { self.write() } else { Ok(()) }
+        self.see(&all);
+        if self.known == before { Ok(()) } else { self.write() }
     }
 
     /// Takes down the addresses of containers that were not seen before.
     pub fn note(&mut self, containers: &[Container]) -> Result<()> {
-        let before = self.known.len();
+        let before = self.known.clone();
+        self.see(containers);
+        if self.known == before { Ok(()) } else { self.write() }
+    }
+
+    fn see(&mut self, containers: &[Container]) {
         for container in containers.iter().filter(|container| container.runs()) {
             let Some(address) = container.address(NETWORK) else { continue };
             let cluster = container.label(CLUSTER_LABEL).unwrap_or_default().to_owned();
-            let seen = Known { name: container.name().to_owned(), cluster, address: address.to_owned() };
-            self.known.entry(container.id.clone()).or_insert(seen);
+            let seen = Known { name: container.name().to_owned(), cluster: String::new(), address: address.to_owned() };
+            // An earlier version took down no cluster.
+            self.known.entry(container.id.clone()).or_insert(seen).cluster = cluster;
         }
-        if self.known.len() == before { Ok(()) } else { self.write() }
     }
 
     fn write(&self) -> Result<()> {
@@ -135,17 +139,18 @@ impl Addresses {
         if left.is_empty() { Displaced::Nothing } else { Displaced::Ended(left) }
     }
 
-    /// The containers of some clusters that do not run.
-    pub async fn stopped(&self, docker: &Docker, clusters: &[String]) -> Result<Vec<String>> {
+    /// The containers of some clusters that do not run, and whether any other does.
+    pub async fn stopped(&self, docker: &Docker, clusters: &[String]) -> Result<(Vec<String>, bool)> {
         let all = of_clusters(docker, clusters).await?;
-        Ok(all.iter().filter(|container| !container.runs()).map(|container| container.name().to_owned()).collect())
+        let stopped = all.iter().filter(|container| !container.runs()).map(|container| container.name().to_owned());
+        Ok((stopped.collect(), all.iter().any(Container::runs)))
     }
 
     /// Gives the containers that are known their addresses again, for good, and starts those that do not run. The registry beside them
     /// is known by its name, and only makes room; so do containers of others that were given one of these addresses.
     pub async fn restore(&self, docker: &Docker, clusters: &[String], events: &Events) -> Result<()> {
         let mut all = of_clusters(docker, clusters).await?;
-        events.progress("docker", "gave containers other addresses when it was restarted: they get their own again");
+        events.progress("docker", "containers that it stopped or moved get their own addresses again");
         let mut beside = docker.containers(&format!("{LABEL}=mirror")).await?;
         let foreign = docker.containers(CLUSTER_LABEL).await?;
         beside.extend(foreign.into_iter().filter(|one| self.is_in_the_way(one, &all)));
@@ -244,12 +249,18 @@ mod tests {
         let labels = serde_json::json!({"Labels": {CLUSTER_LABEL: "c"}});
         let networks = serde_json::json!({"Networks": {NETWORK: {"IPAddress": "172.18.0.3"}}});
         let text = serde_json::json!({"Id": "a", "Name": "/a", "State": {"Status": "running"}, "Config": labels, "NetworkSettings": networks});
-        addresses.note(&[serde_json::from_value(text).unwrap()]).unwrap();
+        let seen: Container = serde_json::from_value(text).unwrap();
+        addresses.note(std::slice::from_ref(&seen)).unwrap();
         assert_eq!(Addresses::of(&home, "e").unwrap().clusters(), ["c"]);
         // As an earlier version wrote it.
         let path = home.root().join("docker/e.json");
-        fsx::write_private(&path, r#"{"a": {"name": "a", "address": "172.18.0.3"}}"#).unwrap();
-        assert_eq!(Addresses::of(&home, "e").unwrap().clusters(), Vec::<String>::new());
+        fsx::write_private(&path, r#"{"a": {"name": "a", "address": "172.18.0.2"}}"#).unwrap();
+        let mut addresses = Addresses::of(&home, "e").unwrap();
+        assert_eq!(addresses.clusters(), Vec::<String>::new());
+        addresses.note(std::slice::from_ref(&seen)).unwrap();
+        let again = Addresses::of(&home, "e").unwrap();
+        assert_eq!(again.clusters(), ["c"]);
+        assert_eq!(again.moved(&seen).unwrap().address, "172.18.0.2");
     }
 
     #[test]

@@ -11,6 +11,12 @@
 //! preflight ► source ► flux ► environment ► release ► components
 //! ```
 //!
+//! `cluster-init resume` after a bootstrap that ended well, where machines are containers:
+//!
+//! ```text
+//! containers ► components
+//! ```
+//!
 //! Each step derives from the live state whether it is done, so that a run that was killed anywhere goes on where it was.
 
 mod access;

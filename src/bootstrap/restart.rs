@@ -18,6 +18,7 @@ use crate::fsx;
 use crate::k8s::Cluster;
 use crate::node::Home;
 use crate::saga::{Probe, Scope, Step, Undo};
+use crate::yaml;
 
 /// A management cluster of containers.
 pub struct Restart {
@@ -37,12 +38,17 @@ impl Restart {
         Ok(found.then_some(Self { home, environment, kubeconfig, docker, addresses }))
     }
 
+    async fn moved(&self) -> Result<bool> {
+        let found = self.addresses.displaced(&self.docker, &self.addresses.clusters()).await?;
+        Ok(found == Displaced::Moved)
+    }
+
     /// The kubeconfig, with the port that docker publishes the API server at by now.
     async fn connect(&self) -> Result<Cluster> {
         let known = fsx::read_text(&self.kubeconfig)?;
         let mut text = known.clone();
         for cluster in self.addresses.clusters() {
-            if status::is_of(&known, &cluster) {
+            if is_of(&known, &cluster) {
                 text = reachable(&self.docker, &cluster, &known).await?;
             }
         }
@@ -51,6 +57,12 @@ impl Restart {
         }
         Ok(Cluster::connect("management", &self.kubeconfig).await?)
     }
+}
+
+/// Whether a kubeconfig leads to a cluster of Cluster API's, by its name.
+fn is_of(kubeconfig: &str, cluster: &str) -> bool {
+    let parsed: serde_json::Value = yaml::from_str(kubeconfig, "the cluster's kubeconfig").unwrap_or_default();
+    parsed.pointer("/clusters/0/name").and_then(|name| name.as_str()) == Some(cluster)
 }
 
 /// The steps.
@@ -72,26 +84,30 @@ impl Step<Restart> for Containers {
     fn deadline(&self, _: &Restart) -> Duration {
         Duration::from_mins(5)
     }
-    async fn probe(&self, restart: &Restart, _: &Scope) -> Result<Probe> {
-        let clusters = restart.addresses.clusters();
-        let found = restart.addresses.displaced(&restart.docker, &clusters).await?;
-        let stopped = restart.addresses.stopped(&restart.docker, &clusters).await?;
-        Ok(if found == Displaced::Nothing && stopped.is_empty() { Probe::Done } else { Probe::ToDo })
+    async fn probe(&self, restart: &Restart, scope: &Scope) -> Result<Probe> {
+        let (stopped, _) = restart.addresses.stopped(&restart.docker, &restart.addresses.clusters()).await?;
+        let well = !restart.moved().await? && stopped.is_empty() && !scope.broke_off("addresses");
+        Ok(if well { Probe::Done } else { Probe::ToDo })
     }
     async fn apply(&self, restart: &Restart, scope: &Scope) -> Result<()> {
         let (docker, clusters) = (&restart.docker, restart.addresses.clusters());
-        if restart.addresses.displaced(docker, &clusters).await? == Displaced::Moved {
-            let restore = restart.addresses.restore(docker, &clusters, &scope.events);
-            return scope.effect("addresses", restore).await;
-        }
-        let start = async {
-            for container in restart.addresses.stopped(docker, &clusters).await? {
-                scope.events.progress("docker", format!("container {container} is started again"));
-                docker.start(&container).await?;
+        let (stopped, others_run) = restart.addresses.stopped(docker, &clusters).await?;
+        // Where others run at their own addresses they are left alone. Where none does, docker would deal the addresses out anew.
+        if others_run && !restart.moved().await? && !scope.broke_off("addresses") {
+            let start = async {
+                for container in &stopped {
+                    scope.events.progress("docker", format!("container {container} is started again"));
+                    docker.start(container).await?;
+                }
+                Ok(())
+            };
+            // One whose address somebody else has by now does not start, or starts at another one.
+            if scope.effect("start", start).await.is_ok() && !restart.moved().await? {
+                return Ok(());
             }
-            Ok(())
-        };
-        scope.effect("start", start).await
+        }
+        let restore = restart.addresses.restore(docker, &clusters, &scope.events);
+        scope.effect("addresses", restore).await
     }
     async fn undo(&self, _: &Restart, _: &Scope) -> Result<Undo> {
         Ok(Undo::Kept("machines that run are what there was before"))

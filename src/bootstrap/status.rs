@@ -12,7 +12,6 @@ use crate::flux::{self, Expected};
 use crate::k8s::{Cluster, condition, reference};
 use crate::node::{self, Home};
 use crate::watch::brief;
-use crate::yaml;
 
 /// One component, or the release that makes them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -109,12 +108,6 @@ pub async fn status(home: &Home, environment: &str) -> Result<Status> {
         machines: summary.machines.into_iter().collect(),
         troubles,
     })
-}
-
-/// Whether a kubeconfig leads to a cluster of Cluster API's, by its name.
-pub(super) fn is_of(kubeconfig: &str, cluster: &str) -> bool {
-    let parsed: serde_json::Value = yaml::from_str(kubeconfig, "the cluster's kubeconfig").unwrap_or_default();
-    parsed.pointer("/clusters/0/name").and_then(|name| name.as_str()) == Some(cluster)
 }
 
 async fn components(cluster: &Cluster) -> Result<Vec<Component>> {

@@ -176,6 +176,7 @@ async fn workload_cluster(run: &Run) {
     assert_eq!(ready(&nodes), 2, "{nodes}");
     kubectl(run, &kubeconfig, &["create", "deployment", "web", "--image=registry:3.1.2"]).await;
     kubectl(run, &kubeconfig, &["rollout", "status", "deployment", "web", "--timeout=2m"]).await;
+    all_stop(run, &kubeconfig).await;
 
     fsx::write(&values, before).unwrap();
     run.repository.commit("no workload cluster").await;
@@ -188,6 +189,26 @@ async fn workload_cluster(run: &Run) {
             .all(|name| !name.contains(NAME))
     })
     .await;
+}
+
+/// Every container of both clusters stops, and `resume` starts them; then one does, and the others are left alone.
+async fn all_stop(run: &Run, workload: &Path) {
+    let all = [containers_of("management-cluster").await, containers_of("workload-cluster").await].concat();
+    let names: Vec<&str> = all.iter().map(String::as_str).collect();
+    let look = async |format: &str| docker(&[&["inspect", "--format", format], names.as_slice()].concat()).await;
+    let addresses = look("{{.NetworkSettings.Networks.kind.IPAddress}}").await;
+    docker(&[&["stop", "--time", "1"], names.as_slice()].concat()).await;
+    run.run(&["resume", "kubeadm-capd"]).await.ok();
+    assert_eq!(look("{{.NetworkSettings.Networks.kind.IPAddress}}").await, addresses);
+    let nodes = kubectl(run, workload, &["get", "nodes", "--no-headers"]).await;
+    assert_eq!(nodes.lines().count(), 2, "{nodes}");
+
+    let (started, worker) = (look("{{.State.StartedAt}}").await, names.iter().position(|name| name.contains("-md-0-")));
+    docker(&["stop", "--time", "1", names[worker.unwrap()]]).await;
+    run.run(&["resume", "kubeadm-capd"]).await.ok();
+    let again = look("{{.State.StartedAt}}").await;
+    let same = started.lines().zip(again.lines()).filter(|(before, now)| before == now).count();
+    assert_eq!(same, names.len() - 1, "{started}{again}");
 }
 
 async fn kubectl(run: &Run, kubeconfig: &Path, args: &[&str]) -> String {
