@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
+use super::binary::Target;
 use super::error::{Error, Result};
 use super::parts::{Manifest, Part, Parts, Program};
 use super::render::Renderer;
@@ -20,6 +21,8 @@ use crate::oci::{self, Descriptor, Digest, Layout, ProgramImage, REF_NAME, media
 
 /// The artifact type of manifests.
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.cluster-init.manifest.v1";
+/// Where images have the files that they share.
+const SHARED: &str = "usr/libexec/cluster-init";
 /// Disk that the sources of all modules take.
 const MODULES_SIZE: u64 = 4 << 30;
 /// Disk that the compiled packages of one program take, on average.
@@ -157,11 +160,17 @@ impl Builder<'_> {
         self.check_disk(programs.len() as u64)?;
         for part in stale {
             if let (None, Part::Tool(own) | Part::Image(own)) = (part.go_program(), part) {
-                self.add_program(own, &self.options.program, Stopwatch::start()).await?;
+                let (layout, spec, path) = (self.layout.clone(), own.clone(), self.options.program.clone());
+                let watch = Stopwatch::start();
+                let entry = blocking(move || program_image(&layout, &spec, &path)).await?;
+                self.index(&own.name, &entry, None, watch)?;
             }
         }
-        for round in rounds(&programs) {
-            self.compile(&round).await?;
+        let parts = self.parts.clone();
+        let all: Vec<&Program> = parts.iter().filter_map(Part::go_program).collect();
+        let stale_names: BTreeSet<&str> = programs.iter().map(|program| program.name.as_str()).collect();
+        for round in rounds(Target::of(&programs, &all)) {
+            self.compile(&round, &stale_names).await?;
         }
         let manifests: Vec<&Manifest> = stale
             .iter()
@@ -210,27 +219,49 @@ impl Builder<'_> {
         enough_disk(&needs, |path| Ok((fsx::device(path)?, fsx::free_bytes(path)?)))
     }
 
-    /// Builds programs of one module whose names differ.
-    async fn compile(&mut self, programs: &[&Program]) -> Result<()> {
-        let (Some(toolchain), Some(first)) = (self.toolchain.clone(), programs.first()) else { return Ok(()) };
-        self.events.note(format!("building {} programs with {}", programs.len(), toolchain.version()));
+    /// Builds targets of one module whose names differ, and puts what is stale of them into images.
+    async fn compile(&mut self, targets: &[Target<'_>], stale: &BTreeSet<&str>) -> Result<()> {
+        let Some(toolchain) = self.toolchain.clone() else { return Ok(()) };
+        let count: usize = targets.iter().map(|target| target.members.len()).sum();
+        self.events.note(format!("building {count} programs with {}", toolchain.version()));
         let out = self.options.work.join("out");
         let watch = Stopwatch::start();
         let (events, cancel) = (self.events.clone(), self.cancel.clone());
         let this = &mut *self;
         toolchain
-            .build(&first.module, programs, &out, &events, &cancel, async |program: &Program, path: &Path| {
-                this.add_program(program, path, watch).await
+            .build(targets, &out, &events, &cancel, async |target: &Target<'_>, path: &Path| {
+                this.add_target(target, stale, path, watch).await
             })
             .await
     }
 
-    /// Puts a program into an image and the image into the index.
-    async fn add_program(&mut self, program: &Program, path: &Path, watch: Stopwatch) -> Result<()> {
-        let (layout, spec, path) = (self.layout.clone(), program.clone(), path.to_owned());
-        let entry = blocking(move || program_image(&layout, &spec, &path)).await?;
-        let toolchain = program.package.as_ref().and(self.toolchain.as_ref()).map(|t| t.version().to_owned());
-        self.index(&program.name, &entry, toolchain.as_deref(), watch)
+    /// Puts programs into images and the images into the index.
+    async fn add_target(
+        &mut self,
+        target: &Target<'_>,
+        stale: &BTreeSet<&str>,
+        path: &Path,
+        watch: Stopwatch,
+    ) -> Result<()> {
+        let toolchain = self.toolchain.as_ref().map(|toolchain| toolchain.version().to_owned());
+        let shared = match target.binary {
+            None => None,
+            Some(binary) => {
+                let (layout, names, path) = (self.layout.clone(), target.names(), path.to_owned());
+                let folder = format!("{SHARED}/{binary}");
+                Some(blocking(move || layout.add_shared_file(&folder, &names, &path)).await?)
+            }
+        };
+        for program in target.members.iter().copied().filter(|program| stale.contains(program.name.as_str())) {
+            let (layout, spec, path, shared) = (self.layout.clone(), program.clone(), path.to_owned(), shared.clone());
+            let entry = blocking(move || match shared {
+                Some(file) => layout.add_shared_image(&image_of(&spec), &file, &spec.name),
+                None => program_image(&layout, &spec, &path),
+            })
+            .await?;
+            self.index(&program.name, &entry, toolchain.as_deref(), watch)?;
+        }
+        Ok(())
     }
 
     /// Renders manifests with the bundle's own kustomize and helm.
@@ -300,13 +331,18 @@ impl Builder<'_> {
 
 /// Puts a program into an image of its own.
 pub(super) fn program_image(layout: &Layout, program: &Program, path: &Path) -> oci::Result<Descriptor> {
+    layout.add_program_image(&image_of(program), path)
+}
+
+/// What the image of a program says about it.
+fn image_of(program: &Program) -> ProgramImage<'_> {
     let entrypoint =
         if program.entrypoint.is_empty() { vec![format!("/{}", program.path)] } else { program.entrypoint.clone() };
     let annotations = BTreeMap::from([
         ("org.opencontainers.image.title".to_owned(), program.name.clone()),
         ("org.opencontainers.image.version".to_owned(), program.version.clone()),
     ]);
-    let image = ProgramImage {
+    ProgramImage {
         path: &program.path,
         entrypoint,
         cmd: program.cmd.clone(),
@@ -314,8 +350,7 @@ pub(super) fn program_image(layout: &Layout, program: &Program, path: &Path) -> 
         files: program.files.iter().map(|(name, text)| (name.clone(), text.trim_start().to_owned())).collect(),
         architecture: Toolchain::architecture(),
         annotations,
-    };
-    layout.add_program_image(&image, path)
+    }
 }
 
 /// The index's entries of a part, one for each of its references, with the facts that every entry has and some more.
@@ -357,17 +392,17 @@ fn reference(entry: &Descriptor) -> &str {
     entry.annotations.get(URL).or_else(|| entry.annotations.get(REF_NAME)).map_or("", String::as_str)
 }
 
-/// Splits programs into rounds that one `go build` can make: of one module, no two with the same name.
-fn rounds<'a>(programs: &[&'a Program]) -> Vec<Vec<&'a Program>> {
-    let mut rounds: Vec<Vec<&Program>> = Vec::new();
-    let name = |program: &Program| binary_name(program.package.as_deref().unwrap_or_default()).to_owned();
-    for program in programs {
-        let fits = |round: &&mut Vec<&Program>| {
-            round.iter().all(|other| other.module == program.module && name(other) != name(program))
+/// Splits targets into rounds that one `go build` can make: of one module, no two with the same name.
+fn rounds(targets: Vec<Target<'_>>) -> Vec<Vec<Target<'_>>> {
+    let mut rounds: Vec<Vec<Target>> = Vec::new();
+    let name = |target: &Target| binary_name(&target.package("")).to_owned();
+    for target in targets {
+        let fits = |round: &&mut Vec<Target>| {
+            round.iter().all(|other| other.module == target.module && name(other) != name(&target))
         };
         match rounds.iter_mut().find(fits) {
-            Some(round) => round.push(program),
-            None => rounds.push(vec![program]),
+            Some(round) => round.push(target),
+            None => rounds.push(vec![target]),
         }
     }
     rounds
@@ -405,16 +440,16 @@ mod tests {
     }
 
     #[test]
-    fn programs_of_one_name_are_built_one_after_the_other() {
+    fn a_module_is_built_in_one_go_unless_names_meet() {
         let parts = Parts::own().unwrap().all;
-        let common = parts.iter().filter(|part| part.with().is_none());
-        let programs: Vec<&Program> = common.filter_map(Part::go_program).collect();
-        let rounds = rounds(&programs);
-        let names: Vec<Vec<&str>> =
-            rounds.iter().map(|round| round.iter().map(|program| program.name.as_str()).collect()).collect();
-        assert_eq!(names.len(), 3);
-        assert!(names[0].contains(&"etcd") && names[0].contains(&"kubeadm-bootstrap-controller"));
-        assert_eq!(names[1], ["kubeadm-control-plane-controller"]);
-        assert_eq!(names[2].len(), 3);
+        let programs: Vec<&Program> =
+            parts.iter().filter(|part| part.with().is_none()).filter_map(Part::go_program).collect();
+        let modules: Vec<&str> = rounds(Target::of(&programs, &programs)).iter().map(|round| round[0].module).collect();
+        assert_eq!(modules, ["", "cert-manager"]);
+        let mut one = (*programs.iter().find(|program| program.binary.is_none()).unwrap()).clone();
+        let other = one.clone();
+        one.package = Some("example.org/other/etcd".into());
+        let both = [&one, &Program { package: Some("example.org/etcd".into()), ..other }];
+        assert_eq!(rounds(Target::of(&both, &both)).len(), 2);
     }
 }

@@ -11,6 +11,7 @@
 //! - What is pulled is in the index when all of it is there and has its digest.
 //! - Nothing of a bundle is used before it was compared with its digest.
 
+mod binary;
 mod build;
 mod error;
 mod parts;

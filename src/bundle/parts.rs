@@ -11,7 +11,7 @@ use crate::fsx;
 use crate::oci::Digest;
 
 /// Changes when the way in which parts are made changes what they are.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// The path of packages that lie beside parts.toml.
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
@@ -80,6 +80,8 @@ pub struct Program {
     /// The folder with the go.mod that it is built from.
     #[serde(default)]
     pub module: String,
+    /// The file that it is linked into, with the others of that name and module; a file of its own when not given.
+    pub binary: Option<String>,
     /// A package with variables for the version's parts.
     pub stamp: Option<String>,
     /// One variable for the version.
@@ -150,6 +152,13 @@ pub enum Render {
     Chart,
     /// The file as it is.
     File,
+}
+
+impl Program {
+    /// Whether both are in one file; every program is with itself.
+    fn is_linked_with(&self, other: &Self) -> bool {
+        self.name == other.name || (self.binary.is_some() && self.binary == other.binary && self.module == other.module)
+    }
 }
 
 impl Part {
@@ -322,8 +331,13 @@ impl Parts {
                 add(std::env::consts::ARCH);
                 add(file(&beside("go.mod")));
                 add(file(&beside("go.sum")));
-                if let Some(own) = go.package.as_deref().and_then(|package| package.strip_prefix(OWN_PACKAGES)) {
-                    add(file(&format!("{own}/main.go")));
+                let linked = all.iter().filter_map(Part::go_program).filter(|other| go.is_linked_with(other));
+                for program in linked {
+                    add(&serde_json::to_string(program).unwrap_or_default());
+                    if let Some(own) = program.package.as_deref().and_then(|package| package.strip_prefix(OWN_PACKAGES))
+                    {
+                        add(file(&format!("{own}/main.go")));
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio_util::sync::CancellationToken;
 
+use super::binary::{self, Target};
 use super::error::{Error, Result};
 use super::parts::Program;
 use crate::event::{Events, What};
@@ -69,6 +70,11 @@ impl Toolchain {
         &self.facts.goversion
     }
 
+    /// The folder with the modules' files.
+    pub(super) fn modules(&self) -> &Path {
+        &self.modules
+    }
+
     /// The folder of compiled packages.
     pub(super) fn cache(&self) -> &Path {
         &self.facts.gocache
@@ -114,16 +120,24 @@ impl Toolchain {
         Ok(found.dir)
     }
 
-    /// Builds programs of one module into `out`, and gives each to `done` as soon as it is linked.
+    /// Has a go.mod take a module from a folder.
+    pub(super) async fn replace(&self, module: &str, file: &Path, from: &str, folder: &str) -> Result<()> {
+        let command = self.command(module).args(["mod", "edit"]).arg(format!("-replace={from}={folder}")).arg(file);
+        command.run(ASK).await.map(|_| ()).map_err(Error::from)
+    }
+
+    /// Builds targets of one module into `out`, and gives each to `done` as soon as it is linked.
     pub(super) async fn build(
         &self,
-        module: &str,
-        programs: &[&Program],
+        targets: &[Target<'_>],
         out: &Path,
         events: &Events,
         cancel: &CancellationToken,
-        mut done: impl AsyncFnMut(&Program, &Path) -> Result<()>,
+        mut done: impl AsyncFnMut(&Target<'_>, &Path) -> Result<()>,
     ) -> Result<()> {
+        let module = targets.first().map_or("", |target| target.module);
+        let modfile = binary::prepare(self, module, targets).await?;
+        let path = binary::module_path(&fsx::read_text(&modfile)?);
         fsx::remove_dir(out)?;
         let work = out.join("work");
         fsx::create_dir(&work)?;
@@ -131,17 +145,18 @@ impl Toolchain {
         // On the same file system as `out`, so that a linked program is moved there in one step.
         command = command.env("GOTMPDIR", &work);
         command = command.args(["build", "-v", "-mod=readonly", "-buildvcs=false", "-pgo=off", "-trimpath"]);
+        command = command.arg(format!("-modfile={}", modfile.display()));
         // No debugger will look at them, and a tenth of the compilers' time goes into what it would need.
         command = command.arg("-gcflags=all=-dwarf=false");
         let mut waiting = BTreeMap::new();
         let mut packages = Vec::new();
-        for program in programs {
-            let package = program.package.clone().unwrap_or_default();
-            command = command.arg(format!("-ldflags={package}={}", flags(program)));
-            waiting.insert(binary_name(&package).to_owned(), *program);
+        for target in targets {
+            let package = target.package(&path);
+            command = command.arg(format!("-ldflags={package}={}", flags(&target.members)));
+            waiting.insert(binary_name(&package).to_owned(), target);
             packages.push(package);
         }
-        let total = self.count(module, &packages, events, cancel).await?;
+        let total = self.count(module, &modfile, &packages, events, cancel).await?;
         let bin = out.join("bin");
         fsx::create_dir(&bin)?;
         command = command.arg("-o").arg(format!("{}/", bin.display())).args(&packages);
@@ -172,11 +187,11 @@ impl Toolchain {
         }
         let status = status?;
         if !status.success() {
-            let names: Vec<&str> = waiting.values().map(|program| program.name.as_str()).collect();
+            let names: Vec<String> = waiting.values().flat_map(|target| target.names()).collect();
             return Err(Error::Go { action: format!("build {}", names.join(", ")), output: last(&said) });
         }
-        if let Some(program) = waiting.values().next() {
-            return Err(Error::Go { action: format!("build {}", program.name), output: "go made no program".into() });
+        if let Some(name) = waiting.into_keys().next() {
+            return Err(Error::Go { action: format!("build {name}"), output: "go made no program".into() });
         }
         report("compiled", total);
         fsx::remove_dir(out)?;
@@ -187,11 +202,13 @@ impl Toolchain {
     async fn count(
         &self,
         module: &str,
+        modfile: &Path,
         packages: &[String],
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<u64> {
-        let command = self.command(module).args(["list", "-mod=readonly", "-deps"]).args(packages);
+        let command = self.command(module).args(["list", "-mod=readonly", "-deps"]);
+        let command = command.arg(format!("-modfile={}", modfile.display())).args(packages);
         let mut said: Vec<String> = Vec::new();
         let (mut count, mut fetched) = (0, 0);
         let status = follow(
@@ -276,15 +293,15 @@ async fn next_line<R: tokio::io::AsyncRead + Unpin>(
 }
 
 /// Hands finished programs over.
-async fn collect(
+async fn collect<'a, 'b>(
     bin: &Path,
-    waiting: &mut BTreeMap<String, &Program>,
-    done: &mut impl AsyncFnMut(&Program, &Path) -> Result<()>,
+    waiting: &mut BTreeMap<String, &'a Target<'b>>,
+    done: &mut impl AsyncFnMut(&Target<'_>, &Path) -> Result<()>,
 ) -> Result<()> {
     for name in fsx::list(bin)? {
-        if let Some(program) = waiting.remove(&name) {
+        if let Some(target) = waiting.remove(&name) {
             let path = bin.join(name);
-            done(program, &path).await?;
+            done(target, &path).await?;
             fsx::remove_file(&path)?;
         }
     }
@@ -301,26 +318,23 @@ pub(super) fn binary_name(package: &str) -> &str {
     package.rsplit('/').find(|name| !is_version(name)).unwrap_or(package)
 }
 
-/// The linker's flags of one program.
-fn flags(program: &Program) -> String {
-    let mut flags = String::from("-s -w");
-    let mut set = |variable: &str, value: &str| {
-        flags.push_str(" -X ");
-        flags.push_str(variable);
-        flags.push('=');
-        flags.push_str(value);
-    };
-    if let Some(package) = &program.stamp {
-        let mut numbers = program.version.trim_start_matches('v').split('.');
-        set(&format!("{package}.gitVersion"), &program.version);
-        set(&format!("{package}.gitMajor"), numbers.next().unwrap_or_default());
-        set(&format!("{package}.gitMinor"), numbers.next().unwrap_or_default());
-        set(&format!("{package}.gitTreeState"), "clean");
+/// The linker's flags of the programs of one file.
+fn flags(programs: &[&Program]) -> String {
+    let mut variables = BTreeMap::new();
+    for program in programs {
+        if let Some(package) = &program.stamp {
+            let mut numbers = program.version.trim_start_matches('v').split('.');
+            variables.insert(format!("{package}.gitVersion"), program.version.as_str());
+            variables.insert(format!("{package}.gitMajor"), numbers.next().unwrap_or_default());
+            variables.insert(format!("{package}.gitMinor"), numbers.next().unwrap_or_default());
+            variables.insert(format!("{package}.gitTreeState"), "clean");
+        }
+        if let Some(variable) = &program.variable {
+            variables.insert(variable.clone(), &program.version);
+        }
     }
-    if let Some(variable) = &program.variable {
-        set(variable, &program.version);
-    }
-    flags
+    let set: Vec<String> = variables.into_iter().map(|(variable, value)| format!(" -X {variable}={value}")).collect();
+    format!("-s -w{}", set.concat())
 }
 
 /// How much one compiler may use before it collects garbage: half of what is free, shared by as many as run at a time.
@@ -352,7 +366,7 @@ mod tests {
     #[test]
     fn versions_are_stamped() {
         let parts = Parts::own().unwrap().all;
-        let flags_of = |name: &str| flags(parts.iter().find(|p| p.name() == name).unwrap().go_program().unwrap());
+        let flags_of = |name: &str| flags(&[parts.iter().find(|p| p.name() == name).unwrap().go_program().unwrap()]);
         assert_eq!(flags_of("etcd"), "-s -w");
         let kubectl = flags_of("kubectl");
         for set in ["gitVersion=v1.36.1", "gitMajor=1", "gitMinor=36", "gitTreeState=clean"] {

@@ -213,16 +213,23 @@ pub struct Lock {
 }
 
 impl Lock {
+    fn open(path: &Path) -> Result<File> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(path).map_err(on("open the lock", path))
+    }
+
+    /// Waits for the lock on a thread that may block. For what its holders do in a bounded time: a lock goes with the process
+    /// that holds it, however that ends.
+    pub fn take(path: &Path) -> Result<Self> {
+        let file = Self::open(path)?;
+        file.lock().map_err(on("lock", path))?;
+        Ok(Self { file })
+    }
+
     /// Takes the lock, or returns what its holder wrote into it (its pid).
     pub fn try_take(path: &Path) -> Result<std::result::Result<Self, String>> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(on("open the lock", path))?;
+        let mut file = Self::open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(Err(read_text(path)?.trim().to_owned())),

@@ -16,6 +16,7 @@ enum Node {
     Bytes { content: Vec<u8>, executable: bool },
     File { path: PathBuf, executable: bool },
     Link { target: String },
+    Again { file: String },
 }
 
 /// Files that become an archive: sorted, without times, owned by nobody.
@@ -60,6 +61,12 @@ impl Archive {
     /// Adds or replaces a symbolic link.
     pub fn insert_link(&mut self, path: &str, target: &str) {
         self.put(path, Node::Link { target: target.to_owned() });
+    }
+
+    /// Adds another name of a file of this archive, one that sorts behind it: readers know only what came before.
+    pub fn insert_name(&mut self, path: &str, file: &str) {
+        debug_assert!(file < path, "{file} comes after {path}");
+        self.put(path, Node::Again { file: file.to_owned() });
     }
 
     /// Adds everything in a folder below `prefix`.
@@ -149,6 +156,12 @@ impl Archive {
                     header.set_mode(0o777);
                     header.set_size(0);
                     builder.append_link(&mut header, path, target)?;
+                }
+                Node::Again { file } => {
+                    header.set_entry_type(EntryType::Link);
+                    header.set_mode(0o755);
+                    header.set_size(0);
+                    builder.append_link(&mut header, path, file)?;
                 }
             }
         }

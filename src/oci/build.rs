@@ -1,6 +1,6 @@
 //! Images made of one program, or of an archive with files on top.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::archive::Archive;
@@ -27,6 +27,13 @@ pub struct ProgramImage<'a> {
     pub architecture: &'a str,
     /// Facts about the image.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// A file with several names that is the lower layer of several images: what they share is there once.
+#[derive(Clone, Debug)]
+pub struct SharedFile {
+    layer: Descriptor,
+    folder: String,
 }
 
 /// What an image of a whole system says about it.
@@ -82,14 +89,45 @@ impl Layout {
         })
     }
 
+    /// Adds a layer of one program that has several names in a folder, given without the leading slash.
+    pub fn add_shared_file(&self, folder: &str, names: &BTreeSet<String>, program: &Path) -> Result<SharedFile> {
+        let mut archive = Archive::new();
+        let mut first: Option<String> = None;
+        for name in names {
+            let path = format!("{folder}/{name}");
+            if let Some(file) = &first {
+                archive.insert_name(&path, file);
+            } else {
+                archive.insert_file(&path, program, true);
+                first = Some(path);
+            }
+        }
+        let layer = self.add_from(media::LAYER, |out| archive.write_tar(out))?;
+        Ok(SharedFile { layer, folder: folder.to_owned() })
+    }
+
     /// Adds an image of one program; the entry still has to be put into the index.
     pub fn add_program_image(&self, image: &ProgramImage, program: &Path) -> Result<Descriptor> {
         let mut archive = Archive::new();
         archive.insert_file(image.path, program, true);
+        self.add_image(image, None, archive)
+    }
+
+    /// Adds an image of a program that is one of the names of a shared file.
+    pub fn add_shared_image(&self, image: &ProgramImage, file: &SharedFile, name: &str) -> Result<Descriptor> {
+        let mut archive = Archive::new();
+        // Relative: the image may be unpacked into any folder.
+        let up = "../".repeat(image.path.matches('/').count());
+        archive.insert_link(image.path, &format!("{up}{}/{name}", file.folder));
+        self.add_image(image, Some(file.layer.clone()), archive)
+    }
+
+    fn add_image(&self, image: &ProgramImage, lower: Option<Descriptor>, mut archive: Archive) -> Result<Descriptor> {
         for (path, content) in &image.files {
             archive.insert(path, content.as_bytes(), false);
         }
         let layer = self.add_from(media::LAYER, |out| archive.write_tar(out))?;
+        let layers: Vec<Descriptor> = lower.into_iter().chain([layer]).collect();
         let folder = image.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let config = self.add_json(
             media::CONFIG,
@@ -105,7 +143,10 @@ impl Layout {
                     stop_signal: None,
                 },
                 // A layer that is not compressed is its own diff.
-                rootfs: RootFs { kind: "layers".into(), diff_ids: vec![layer.digest.clone()] },
+                rootfs: RootFs {
+                    kind: "layers".into(),
+                    diff_ids: layers.iter().map(|layer| layer.digest.clone()).collect(),
+                },
             },
         )?;
         self.add_manifest(&Manifest {
@@ -113,7 +154,7 @@ impl Layout {
             media_type: media::MANIFEST.into(),
             artifact_type: None,
             config,
-            layers: vec![layer],
+            layers,
             annotations: image.annotations.clone(),
         })
     }
@@ -215,6 +256,31 @@ mod tests {
         let root = image.unpack(&folder.path().join("cache")).unwrap();
         assert_eq!(fsx::read_text(&root.join("etc/runc.conf")).unwrap(), "ours");
         assert_eq!(fsx::read_text(&root.join("usr/bin/sh")).unwrap(), "shell");
+    }
+
+    #[test]
+    fn images_share_a_file_under_a_name_for_each() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fsx::write(&program, "#!/bin/sh\nreadlink -f \"$0\"\n").unwrap();
+        let layout = Layout::open_or_create(&folder.path().join("layout")).unwrap();
+        let names = ["one", "two"].map(str::to_owned).into();
+        let file = layout.add_shared_file("usr/libexec/both", &names, &program).unwrap();
+        let cache = folder.path().join("cache");
+        let unpacked = names.iter().map(|name| {
+            let entry = layout.add_shared_image(&spec(), &file, name).unwrap();
+            let image = layout.image(&entry).unwrap();
+            assert_eq!(image.manifest().layers[0], file.layer);
+            let root = image.unpack(&cache).unwrap();
+            assert_eq!(fsx::read_text(&root.join("etc/tool.yml")).unwrap(), "a: b\n");
+            let found = image.config().unwrap().find(&root, "tool").unwrap();
+            let real = found.canonicalize().unwrap();
+            assert_eq!(real, root.canonicalize().unwrap().join("usr/libexec/both").join(name));
+            real.metadata().unwrap().ino()
+        });
+        let files: BTreeSet<u64> = unpacked.collect();
+        assert_eq!(files.len(), 1, "one file on disk, hence once in memory");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! An image of a layout: its configuration, and its files.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
@@ -8,6 +9,9 @@ use super::layout::Layout;
 use super::spec::{ConfigFile, Manifest};
 use super::unpack;
 use crate::fsx;
+
+/// Where layers lie that several images may have.
+const LAYERS: &str = "layers";
 
 /// An image of a layout.
 #[derive(Clone, Debug)]
@@ -103,28 +107,65 @@ impl Image {
     /// image at the same time do not disturb each other. Every layer is compared with its digest on the way. This reads
     /// and writes the whole image, so asynchronous callers move it to a blocking thread.
     pub fn unpack(&self, cache: &Path) -> Result<PathBuf> {
-        let target = self.unpacked_path(cache);
-        if target.is_dir() {
-            return Ok(target);
-        }
-        fsx::create_private_dir(cache)?;
-        let temporary = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(cache)
-            .map_err(Error::archive(format!("unpack an image into {}", cache.display())))?;
-        for layer in &self.manifest.layers {
-            unpack::layer(&self.layout, layer, temporary.path())?;
-        }
-        fsx::set_mode(temporary.path(), 0o755)?;
-        // Given away here: after the rename there is nothing left to remove.
-        let folder = temporary.keep();
-        match fsx::rename(&folder, &target) {
-            Ok(()) => Ok(target),
-            Err(error) => {
-                fsx::remove_dir(&folder)?;
-                // Somebody else was faster; what is there is the same.
-                if target.is_dir() { Ok(target) } else { Err(error.into()) }
+        let (lower, own) = match self.manifest.layers.split_first() {
+            Some((first, [])) => (None, std::slice::from_ref(first)),
+            Some((first, rest)) => (Some(first), rest),
+            None => (None, [].as_slice()),
+        };
+        complete(cache, &self.unpacked_path(cache), |folder| {
+            if let Some(lower) = lower {
+                // Other images may have it, too. Its files are linked: they are on disk once, and once in memory when they run.
+                let layers = cache.join(LAYERS);
+                fsx::create_private_dir(&layers)?;
+                // Pods that start together have it unpacked by the first of them: it is large.
+                let _lock = fsx::Lock::take(&layers.join(".lock"))?;
+                let shared = complete(&layers, &layers.join(lower.digest.hex()), |folder| {
+                    unpack::layer(&self.layout, lower, folder)
+                })?;
+                link_tree(&shared, folder)?;
             }
+            own.iter().try_for_each(|layer| unpack::layer(&self.layout, layer, folder))
+        })
+    }
+}
+
+/// Makes `target`, a folder of `parent`, with what `fill` puts into a folder, unless it is there: it appears only when it is complete.
+fn complete(parent: &Path, target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    if target.is_dir() {
+        return Ok(target.to_owned());
+    }
+    fsx::create_private_dir(parent)?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(parent)
+        .map_err(Error::archive(format!("unpack an image into {}", parent.display())))?;
+    fill(temporary.path())?;
+    fsx::set_mode(temporary.path(), 0o755)?;
+    // Given away here: after the rename there is nothing left to remove.
+    let folder = temporary.keep();
+    match fsx::rename(&folder, target) {
+        Ok(()) => Ok(target.to_owned()),
+        Err(error) => {
+            fsx::remove_dir(&folder)?;
+            // Somebody else was faster; what is there is the same.
+            if target.is_dir() { Ok(target.to_owned()) } else { Err(error.into()) }
         }
     }
+}
+
+/// The same tree with its files as further names of the same files. Layers on top replace files and never write into them.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    for name in fsx::list(from)? {
+        let (source, target) = (from.join(&name), to.join(&name));
+        let meta = source.symlink_metadata().map_err(Error::archive(format!("look at {}", source.display())))?;
+        if meta.is_dir() {
+            fsx::create_dir(&target)?;
+            fsx::set_mode(&target, meta.permissions().mode() & 0o777)?;
+            link_tree(&source, &target)?;
+        } else {
+            // Also of a symbolic link it is the name that is linked.
+            fsx::hard_link(&source, &target)?;
+        }
+    }
+    Ok(())
 }

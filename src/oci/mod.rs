@@ -36,7 +36,7 @@ mod upload;
 pub use address::{Access, Address};
 pub use archive::Archive;
 pub use artifact::Artifact;
-pub use build::{ProgramImage, SystemImage};
+pub use build::{ProgramImage, SharedFile, SystemImage};
 pub use cause::Cause;
 pub use digest::Digest;
 pub use error::{Error, Result};
