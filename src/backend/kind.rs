@@ -34,10 +34,10 @@ use crate::yaml;
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
 /// The address of all that its host has.
 const ANYWHERE: &str = "0.0.0.0";
-/// The label with a node's role.
-const ROLE_LABEL: &str = "io.x-k8s.kind.role";
+/// The label with a node's role, which the docker provider's machines have, too.
+pub const ROLE_LABEL: &str = "io.x-k8s.kind.role";
 /// The label of a cluster's volume: the home that made it.
-const HOME: &str = "cluster-init.dev/home";
+pub const HOME_LABEL: &str = "cluster-init.dev/home";
 /// Deleting a cluster takes this long at most.
 const DELETE: Duration = Duration::from_mins(2);
 /// Asking kind something.
@@ -64,7 +64,8 @@ impl Kind {
         Self { home, bundle: bundle.into(), docker: Docker::default() }
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
+    /// Where a cluster's files are.
+    pub fn folder(&self, name: &str) -> PathBuf {
         self.home.root().join("kind").join(name)
     }
 
@@ -86,9 +87,9 @@ impl Kind {
     }
 
     /// On whose behalf a cluster was made; `None` when somebody else made it.
-    async fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
+    pub async fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
         let Some(volume) = self.docker.volume(&volume(name)).await? else { return Ok(None) };
-        let ours = volume.label(HOME) == Some(&self.home.root().display().to_string());
+        let ours = volume.label(HOME_LABEL) == Some(&self.home.root().display().to_string());
         if !ours || !nodes.iter().all(|node| node.mounts_from(&volume.mountpoint)) {
             return Ok(None);
         }
@@ -213,7 +214,7 @@ impl Kind {
     async fn make_volume(&self, bundle: &Bundle, name: &str) -> Result<PathBuf> {
         let folder = Mirror::write_hosts(&self.folder(name).join("certs.d"))?;
         let (volume, home) = (volume(name), self.home.root().display().to_string());
-        let labels = [(mirror::LABEL, "certs.d"), (HOME, home.as_str())];
+        let labels = [(mirror::LABEL, "certs.d"), (HOME_LABEL, home.as_str())];
         // The mirror runs, so docker has its image.
         self.docker.make_volume(&volume, &labels, &folder, &mirror::reference(bundle, "registry")?).await?;
         let made = self.docker.volume(&volume).await?;
@@ -305,7 +306,7 @@ impl Kind {
 }
 
 /// The volume of a cluster.
-fn volume(name: &str) -> String {
+pub fn volume(name: &str) -> String {
     format!("{name}-certs.d")
 }
 
