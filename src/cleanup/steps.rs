@@ -103,7 +103,9 @@ impl Step<Work> for Remove {
 /// Takes one thing away, or keeps why not; only an interruption ends the step.
 async fn one(work: &Work, scope: &Scope, item: &Item) -> Result<()> {
     let Some(target) = &item.target else { return Ok(()) };
-    scope.events.progress(item.object.clone(), "removing");
+    let (doing, done) =
+        if matches!(target, Target::Run { .. }) { ("closing", "closed") } else { ("removing", "removed") };
+    scope.events.progress(item.object.clone(), doing);
     let bounded = async {
         match tokio::time::timeout(EACH, remove(&work.home, &work.docker, target)).await {
             Ok(result) => result,
@@ -111,7 +113,7 @@ async fn one(work: &Work, scope: &Scope, item: &Item) -> Result<()> {
         }
     };
     match scope.effect(&format!("remove {}", item.object), bounded).await {
-        Ok(()) => scope.events.progress(item.object.clone(), "removed"),
+        Ok(()) => scope.events.progress(item.object.clone(), done),
         Err(failure) if failure.kind == Kind::Interrupted => return Err(failure),
         Err(failure) => {
             scope.events.warn(format!("{} is not removed: {failure}", item.object));

@@ -130,6 +130,19 @@ mod tests {
         assert_eq!(infrastructure(&rendered("./k/own"), &tree).as_deref(), Some("OpenStackCluster"));
         assert_eq!(infrastructure(&rendered("./k/elsewhere"), &tree), None);
         assert_eq!(infrastructure(&[], &tree), None);
+
+        // Those of this repository.
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let kinds = [("local", "Local"), ("kubeadm-capd", "Docker"), ("rke2-capd", "Docker")];
+        for (name, kind) in kinds.into_iter().chain([("kubeadm-capo", "OpenStack"), ("rke2-capo", "OpenStack")]) {
+            let folder = format!("kustomize-components/management-cluster/{name}");
+            let mut tree = Tree::default();
+            for file in crate::fsx::list(&root.join(&folder)).unwrap() {
+                tree.insert(format!("{folder}/{file}"), crate::fsx::read(&root.join(&folder).join(&file)).unwrap());
+            }
+            let found = infrastructure(&rendered(&format!("./{folder}")), &tree);
+            assert_eq!(found, Some(format!("{kind}Cluster")), "{name}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cluster_init::exec::{self, Command};
 use cluster_init::fsx;
+use cluster_init::saga::{Journal, Record, RunId, StepName};
 use rustix::process::Signal;
 
 use crate::story::{Repository, until};
@@ -99,6 +100,70 @@ async fn what_a_killed_bootstrap_left_is_taken_away_and_the_next_one_begins_anew
     assert_eq!(place.runs().len(), 2, "another run: {said}");
     place.run(&["cleanup", "local"]).await.ok();
     place.nothing_is_left();
+}
+
+/// A run of `kubeadm-capo` as its journal tells it; `steps` are those that have begun.
+fn cloud_run(home: &Home, steps: &[&str]) -> PathBuf {
+    let folder = home.path().join("runs/kubeadm-capo/20260101T000000Z-0001");
+    fsx::create_private_dir(&folder).unwrap();
+    let journal = Journal::open(&folder.join("journal.ndjson")).unwrap();
+    let subject = serde_json::json!({"environment": "kubeadm-capo", "repository": "/", "dirty": false, "keep": false});
+    journal.write(Record::Run { id: RunId("20260101T000000Z-0001".into()), subject }).unwrap();
+    let makes = serde_json::json!(
+        {"cluster": "management-cluster", "machines": "any", "backend": "local", "infrastructure": "OpenStackCluster"}
+    );
+    journal.write(Record::Fact { name: "makes".into(), value: makes }).unwrap();
+    for step in steps {
+        let step = StepName((*step).to_owned());
+        journal.write(Record::Begin { step: step.clone() }).unwrap();
+        journal.write(Record::End { step, elapsed_ms: 1 }).unwrap();
+    }
+    folder
+}
+
+#[tokio::test]
+async fn what_is_in_a_cloud_is_told_of_until_somebody_says_that_it_is_gone() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let place = Place { home, repository };
+    let folder = cloud_run(&place.home, &["bootstrap-cluster"]);
+    place.run(&["cleanup", "kubeadm-capo"]).await.ok();
+    fsx::remove_dir(&folder).unwrap();
+
+    cloud_run(&place.home, &["bootstrap-cluster", "release"]);
+    let said =
+        "networks, routers and load balancers there are called k8s-clusterapi-cluster-default-management-cluster";
+    // The run is closed by the first, and told of by the second all the same.
+    for _ in 0..2 {
+        let cleaned = place.run(&["cleanup", "kubeadm-capo"]).await;
+        assert_eq!(cleaned.code, 6, "{}", cleaned.stderr);
+        assert!(cleaned.stderr.contains(said), "{}", cleaned.stderr);
+        let remedy = format!("when it is gone there: rm -r {}", folder.display());
+        assert!(cleaned.stderr.contains(&remedy), "{}", cleaned.stderr);
+        let dry = place.run(&["cleanup", "kubeadm-capo", "--dry-run"]).await.ok();
+        assert!(dry.stdout.contains("what an earlier run made elsewhere"), "{}", dry.stdout);
+    }
+    fsx::remove_dir(&folder).unwrap();
+    let nothing = place.run(&["cleanup", "kubeadm-capo"]).await.ok();
+    assert_eq!(nothing.stdout, "there is nothing of kubeadm-capo to be removed\n");
+}
+
+#[tokio::test]
+async fn a_management_cluster_in_a_cloud_that_manages_itself_is_not_closed_by_the_way() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let place = Place { home, repository };
+    let folder = cloud_run(&place.home, &["bootstrap-cluster", "release", "pivot"]);
+    fsx::write(&folder.join("management.kubeconfig"), "").unwrap();
+    let refused = place.run(&["cleanup", "kubeadm-capo"]).await;
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("cluster-init cleanup kubeadm-capo --even-self-managed"), "{}", refused.stderr);
+    let shown = place.run(&["cleanup", "kubeadm-capo", "--dry-run"]).await;
+    assert_eq!(shown.code, 7, "{}", shown.stderr);
+    assert!(shown.stdout.contains("goes: not gone on with any more"), "it is shown all the same: {}", shown.stdout);
+    let cleaned = place.run(&["cleanup", "kubeadm-capo", "--even-self-managed"]).await;
+    assert_eq!(cleaned.code, 6, "{}", cleaned.stderr);
+    assert!(folder.join("management.kubeconfig").exists(), "it leads to what is in the cloud");
 }
 
 fn objects(items: &serde_json::Value) -> Vec<String> {
