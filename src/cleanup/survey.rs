@@ -42,7 +42,7 @@ pub async fn survey(subject: &Subject, docker: &Docker) -> Result<Seen> {
         addresses: addresses.path().exists().then(|| addresses.path().display().to_string()),
         ..Seen::default()
     };
-    seen.live = live(home, &own, &seen.runs).await?;
+    seen.live = live(home, environment, &seen.runs).await?;
     let makes_containers = |run: &Run| run.makes.as_ref().is_some_and(uses_docker);
     let needed =
         subject.docker || seen.kind_files || seen.addresses.is_some() || seen.runs.iter().any(makes_containers);
@@ -116,15 +116,17 @@ fn of_node(node: &node::Node) -> Node {
 }
 
 /// The clusters that the bootstrap cluster and a management cluster of ours hold, as far as these answer.
-async fn live(home: &Home, own: &str, runs: &[Run]) -> Result<BTreeMap<String, &'static str>> {
+async fn live(home: &Home, environment: &str, runs: &[Run]) -> Result<BTreeMap<String, &'static str>> {
+    let (own, owner) = (bootstrap::bootstrap_cluster(environment), bootstrap::owner(environment));
     let mut found = BTreeMap::new();
     let mut holders = Vec::new();
-    for node in node::list(home)?.iter().filter(|node| node.config().cluster == own) {
+    let ours = |node: &node::Node| node.config().cluster == own && node.config().owner == owner;
+    for node in node::list(home)?.into_iter().filter(ours) {
         if node.config().role == Role::ControlPlane && node.status().await?.state != State::Stopped {
             holders.push(("bootstrap", node.paths().admin.clone()));
         }
     }
-    holders.push(("bootstrap", home.root().join("kind").join(own).join("kubeconfig")));
+    holders.push(("bootstrap", home.root().join("kind").join(&own).join("kubeconfig")));
     for run in runs.iter().filter(|run| run.handed_over && run.kubeconfig) {
         holders.push(("management", Path::new(&run.folder).join("management.kubeconfig")));
     }
