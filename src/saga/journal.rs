@@ -65,7 +65,7 @@ impl From<Error> for Failure {
         match error {
             Error::File(error) => error.into(),
             Error::Damaged { .. } => Self::refused(error.to_string()).hint(
-                "restore the file from a backup, or start a new run with --new after looking at what the old one left",
+                "restore the file from a backup, or move its folder away: the next run begins anew, if the old one left nothing",
             ),
             other @ Error::Write { .. } => Self::from_error(other),
         }
