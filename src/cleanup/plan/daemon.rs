@@ -162,12 +162,11 @@ impl Planner<'_> {
         if let Some(mirror) = mirror {
             let object = format!("container {MIRROR}");
             gone.insert(mirror.id.clone());
-            match &user {
-                Some(user) => self.add(object, &place, Fate::Stays, user.clone()),
-                None => {
-                    let why = "its label says that it is the registry beside the machines, and no machine is left";
-                    self.go(object, &place, Stage::Shared, Target::Container(mirror.id.clone()), why);
-                }
+            if let Some(user) = &user {
+                self.add(object, &place, Fate::Stays, user.clone());
+            } else {
+                let why = "its label says that it is the registry beside the machines, and no machine is left";
+                self.go(object, &place, Stage::Shared, Target::Container(mirror.id.clone()), why);
             }
         }
         for volume in contents.volumes.iter().filter(|volume| volume.name == MIRROR) {
