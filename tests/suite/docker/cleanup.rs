@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
+use cluster_init::backend::Mirror;
+use cluster_init::bundle::Bundle;
+use cluster_init::clock::Deadline;
 use cluster_init::docker::Docker;
+use cluster_init::event::Events;
 use cluster_init::exec::Command;
 use cluster_init::fsx;
+use cluster_init::node;
 use cluster_init::saga::{Journal, Record, RunId, StepName};
+use tokio_util::sync::CancellationToken;
 
 use super::{Run, containers_of, docker};
 
@@ -151,5 +157,23 @@ async fn a_killed_run_leaves_nothing_behind() {
     }
     let again = run.run(&["cleanup", "kubeadm-capd"]).await.ok();
     assert!(again.stdout.ends_with("there is nothing of kubeadm-capd to be removed\n"), "{}", again.stdout);
+    run.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn the_registry_beside_the_machines_goes_when_there_is_no_machine() {
+    let run = Run::new().await;
+    let bundle = Bundle::open(&crate::support::bundle(), &run.home.unpacked()).unwrap();
+    let mirror = Mirror::new(Docker::default(), bundle, node::Home::at(run.home.path()).unwrap());
+    for _ in 0..2 {
+        let (limit, cancel) = (Deadline::after(Duration::from_mins(2)), CancellationToken::new());
+        mirror.serve(&Events::silent(), limit, &cancel).await.unwrap();
+        let cleaned = run.run(&["cleanup", "kubeadm-capd"]).await.ok();
+        assert_eq!(cleaned.stdout, "removed 3 objects of kubeadm-capd\n");
+        assert!(Docker::default().container("cluster-init-mirror").await.unwrap().is_none());
+        assert!(Docker::default().volume("cluster-init-mirror").await.unwrap().is_none());
+        assert_eq!(docker(&["network", "ls", "--quiet", "--filter", "name=^kind$"]).await, "");
+    }
     run.end().await;
 }
