@@ -11,19 +11,20 @@ use crate::ui;
 
 const MORE: &str = "\
 Examples:
-  cluster-init cleanup local --dry-run      one line an object: what, where, what becomes of it, and why
-  cluster-init cleanup local                what goes, goes; no question is asked
-  cluster-init cleanup local --even-self-managed   a management cluster that was finished, too
+  cluster-init cleanup local --dry-run            each object, where it is, what becomes of it, why
+  cluster-init cleanup local                      takes away what goes; asks no question
+  cluster-init cleanup local --even-self-managed  a management cluster that was finished, too
 
-What is not provably the environment's stays, and is listed with the reason. A cloud is not looked into: when a run had come
-to make machines there, it is said where they are, with exit code 6.
+What is not provably the environment's stays, and is listed with the reason. A cloud is not
+looked into: when a run had come to make machines there, it is said by which names they are
+found, with exit code 6.
 
 Exit codes:
   0  nothing is left, or nothing was there
   2  there is no such environment, and no run of it
   5  interrupted; the same command goes on
   6  something remains: each is named, and why
-  7  refused: a process is at work on the environment, or its management cluster manages itself";
+  7  refused: a process is at work on it, or its management cluster manages itself";
 
 /// Options of the command.
 #[derive(Debug, clap::Args)]
