@@ -44,11 +44,12 @@ pub async fn survey(subject: &Subject, docker: &Docker) -> Result<Seen> {
     };
     seen.live = live(home, environment, &seen.runs).await?;
     let makes_containers = |run: &Run| run.makes.as_ref().is_some_and(uses_docker);
-    let needed =
-        subject.docker || seen.kind_files || seen.addresses.is_some() || seen.runs.iter().any(makes_containers);
-    if needed {
+    let was_used = seen.kind_files || seen.addresses.is_some() || seen.runs.iter().any(makes_containers);
+    if was_used || subject.docker {
         seen.daemon = match docker.info().await {
             Ok(_) => Daemon::Answers(contents(home, environment, &addresses, docker).await?),
+            // Where no run was there is no daemon to be missed.
+            Err(_) if !was_used => Daemon::Needless,
             Err(error) => Daemon::Silent(error.to_string()),
         };
     }

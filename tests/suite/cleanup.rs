@@ -104,13 +104,17 @@ async fn what_a_killed_bootstrap_left_is_taken_away_and_the_next_one_begins_anew
 
 /// A run of `kubeadm-capo` as its journal tells it; `steps` are those that have begun.
 fn cloud_run(home: &Home, steps: &[&str]) -> PathBuf {
-    let folder = home.path().join("runs/kubeadm-capo/20260101T000000Z-0001");
+    past(home, "kubeadm-capo", ("any", "OpenStackCluster"), steps)
+}
+
+fn past(home: &Home, environment: &str, (machines, infrastructure): (&str, &str), steps: &[&str]) -> PathBuf {
+    let folder = home.path().join("runs").join(environment).join("20260101T000000Z-0001");
     fsx::create_private_dir(&folder).unwrap();
     let journal = Journal::open(&folder.join("journal.ndjson")).unwrap();
-    let subject = serde_json::json!({"environment": "kubeadm-capo", "repository": "/", "dirty": false, "keep": false});
+    let subject = serde_json::json!({"environment": environment, "repository": "/", "dirty": false, "keep": false});
     journal.write(Record::Run { id: RunId("20260101T000000Z-0001".into()), subject }).unwrap();
     let makes = serde_json::json!(
-        {"cluster": "management-cluster", "machines": "any", "backend": "local", "infrastructure": "OpenStackCluster"}
+        {"cluster": "management-cluster", "machines": machines, "backend": "local", "infrastructure": infrastructure}
     );
     journal.write(Record::Fact { name: "makes".into(), value: makes }).unwrap();
     for step in steps {
@@ -164,6 +168,25 @@ async fn a_management_cluster_in_a_cloud_that_manages_itself_is_not_closed_by_th
     let cleaned = place.run(&["cleanup", "kubeadm-capo", "--even-self-managed"]).await;
     assert_eq!(cleaned.code, 6, "{}", cleaned.stderr);
     assert!(folder.join("management.kubeconfig").exists(), "it leads to what is in the cloud");
+}
+
+#[tokio::test]
+async fn a_daemon_that_does_not_answer_is_missed_only_where_a_run_has_used_it() {
+    let home = Home::new();
+    let repository = Repository::new(&home).await;
+    let place = Place { home, repository };
+    let cleanup = async || {
+        // Nobody listens there, and where there is no client it is the same.
+        let command = place.command(&["cleanup", "kubeadm-capd"]).env("DOCKER_HOST", "tcp://127.0.0.1:1");
+        ended(command.run(Duration::from_mins(1)).await)
+    };
+    assert_eq!(cleanup().await.ok().stdout, "there is nothing of kubeadm-capd to be removed\n");
+    let folder = past(&place.home, "kubeadm-capd", ("docker", "DockerCluster"), &["bootstrap-cluster"]);
+    let left = cleanup().await;
+    assert_eq!(left.code, 6, "{}", left.stderr);
+    assert!(left.stderr.contains("what its runs left there (docker): not looked for: the docker"), "{}", left.stderr);
+    assert!(left.stderr.contains("have the daemon answer, and clean up again"), "{}", left.stderr);
+    assert!(!fsx::read_text(&folder.join("journal.ndjson")).unwrap().contains("cleaned"), "it tells what is its own");
 }
 
 fn objects(items: &serde_json::Value) -> Vec<String> {
