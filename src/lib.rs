@@ -6,6 +6,7 @@ pub mod cli;
 pub mod ui;
 
 pub mod bootstrap;
+pub mod cleanup;
 pub mod validate;
 
 pub mod plan;

@@ -69,6 +69,16 @@ impl Addresses {
         names.into_iter().filter(|name| !name.is_empty()).cloned().collect()
     }
 
+    /// Whether a container was seen as one of the environment's, by its id, which nobody has twice.
+    pub fn knows(&self, id: &str) -> bool {
+        self.known.contains_key(id)
+    }
+
+    /// The file; gone, nothing is known.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// Takes down which containers some clusters have by now, and forgets those that are gone. Nothing is known of machines that are
     /// no containers.
     pub async fn follow(&mut self, docker: &Docker, clusters: impl IntoIterator<Item = String>) -> Result<()> {

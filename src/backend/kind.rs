@@ -1,7 +1,7 @@
 //! Clusters that kind makes: their nodes are containers of a Docker daemon, on this host or elsewhere.
 //!
 //! ```text
-//! HOME/kind/NAME/owner.json   on whose behalf it was made
+//! HOME/kind/NAME/owner.json   on whose behalf it was made; the volume says it, too
 //! HOME/kind/NAME/certs.d/     sends the nodes' containerd to the mirror
 //! volume NAME-certs.d         the same where the daemon is; mounted into the nodes, and bears the home, which proves that they are ours
 //! HOME/kind/NAME/kind.yaml    what kind was asked for
@@ -34,10 +34,12 @@ use crate::yaml;
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
 /// The address of all that its host has.
 const ANYWHERE: &str = "0.0.0.0";
-/// The label with a node's role.
-const ROLE_LABEL: &str = "io.x-k8s.kind.role";
+/// The label with a node's role, which the docker provider's machines have, too.
+pub const ROLE_LABEL: &str = "io.x-k8s.kind.role";
 /// The label of a cluster's volume: the home that made it.
-const HOME: &str = "cluster-init.dev/home";
+pub const HOME_LABEL: &str = "cluster-init.dev/home";
+/// Another one: on whose behalf.
+const OWNER_LABEL: &str = "cluster-init.dev/owner";
 /// Deleting a cluster takes this long at most.
 const DELETE: Duration = Duration::from_mins(2);
 /// Asking kind something.
@@ -64,7 +66,8 @@ impl Kind {
         Self { home, bundle: bundle.into(), docker: Docker::default() }
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
+    /// Where a cluster's files are.
+    pub fn folder(&self, name: &str) -> PathBuf {
         self.home.root().join("kind").join(name)
     }
 
@@ -86,11 +89,15 @@ impl Kind {
     }
 
     /// On whose behalf a cluster was made; `None` when somebody else made it.
-    async fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
+    pub async fn owner(&self, name: &str, nodes: &[Container]) -> Result<Option<String>> {
         let Some(volume) = self.docker.volume(&volume(name)).await? else { return Ok(None) };
-        let ours = volume.label(HOME) == Some(&self.home.root().display().to_string());
+        let ours = volume.label(HOME_LABEL) == Some(&self.home.root().display().to_string());
         if !ours || !nodes.iter().all(|node| node.mounts_from(&volume.mountpoint)) {
             return Ok(None);
+        }
+        // The home of a job in a pipeline may be lost, while the daemon is not.
+        if let Some(owner) = volume.label(OWNER_LABEL) {
+            return Ok(Some(owner.to_owned()));
         }
         let Some(text) = fsx::read_text_if_present(&self.folder(name).join("owner.json"))? else { return Ok(None) };
         let owner: Owner = serde_json::from_str(&text).map_err(Failure::from_error)?;
@@ -172,7 +179,7 @@ impl Kind {
         fsx::remove_file(&folder.join("kubeconfig"))?;
         let owner = serde_json::to_vec(&Owner { owner: spec.owner.clone() }).map_err(Failure::from_error)?;
         fsx::write_private(&folder.join("owner.json"), owner)?;
-        let hosts = self.make_volume(&bundle, name).await?;
+        let hosts = self.make_volume(&bundle, name, &spec.owner).await?;
         let host = self.docker.elsewhere().await?;
         let config = config(&bundle, name, spec, &hosts, host.as_deref())?;
         fsx::write_private(&folder.join("kind.yaml"), config)?;
@@ -210,10 +217,10 @@ impl Kind {
     }
 
     /// The files that send nodes to the mirror, where the daemon is; their folder on its host.
-    async fn make_volume(&self, bundle: &Bundle, name: &str) -> Result<PathBuf> {
+    async fn make_volume(&self, bundle: &Bundle, name: &str, owner: &str) -> Result<PathBuf> {
         let folder = Mirror::write_hosts(&self.folder(name).join("certs.d"))?;
         let (volume, home) = (volume(name), self.home.root().display().to_string());
-        let labels = [(mirror::LABEL, "certs.d"), (HOME, home.as_str())];
+        let labels = [(mirror::LABEL, "certs.d"), (HOME_LABEL, home.as_str()), (OWNER_LABEL, owner)];
         // The mirror runs, so docker has its image.
         self.docker.make_volume(&volume, &labels, &folder, &mirror::reference(bundle, "registry")?).await?;
         let made = self.docker.volume(&volume).await?;
@@ -305,7 +312,7 @@ impl Kind {
 }
 
 /// The volume of a cluster.
-fn volume(name: &str) -> String {
+pub fn volume(name: &str) -> String {
     format!("{name}-certs.d")
 }
 

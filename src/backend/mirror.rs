@@ -66,7 +66,7 @@ impl Mirror {
 
     /// Starts it when it does not run, and waits until it answers.
     pub async fn serve(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<Served> {
-        self.docker.ensure_network(NETWORK, &format!("{LABEL}=look")).await?;
+        self.docker.ensure_network(NETWORK, &format!("{LABEL}=network"), &format!("{LABEL}=look")).await?;
         self.start(events).await?;
         let host = self.docker.elsewhere().await?.unwrap_or_else(|| HERE.into());
         let (registry, port) = Wait::new(format!("the registry in container {MIRROR} at {host}"), deadline.left())
@@ -153,6 +153,8 @@ impl Mirror {
             "--restart=unless-stopped".into(),
             "--env=OTEL_TRACES_EXPORTER=none".into(),
         ];
+        // Made by its own name it would have no label, by which it is told from anybody else's.
+        self.docker.ensure_volume(MIRROR, &format!("{LABEL}=mirror")).await?;
         match self.docker.run(MIRROR, &options, &name).await {
             // Another environment was faster, and gives it what it lacks as this one does.
             Err(error) if error.in_use() => Ok(()),

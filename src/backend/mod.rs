@@ -20,7 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::node::State;
 
 pub use addresses::{Addresses, Displaced, Known};
-pub use kind::{CLUSTER_LABEL, Kind};
+pub use kind::{CLUSTER_LABEL, HOME_LABEL, Kind, ROLE_LABEL, volume as kind_volume};
 pub use local::{Local, LocalSpec};
 pub use mirror::{LABEL, MIRROR, Mirror, NETWORK};
 pub use reach::reachable;

@@ -124,7 +124,8 @@ async fn environment(story: &Story) -> Result<String> {
     let publication = story.publication().await?;
     // An existing cluster has no bootstrap phase, and need not define one that would.
     let phases: &[&'static str] = if story.applies() { &PHASES[1..] } else { &PHASES };
-    publication.check(story.tools().await?, phases).await?;
+    let infrastructure = publication.check(story.tools().await?, phases).await?;
+    story.infrastructure.get_or_init(async || infrastructure).await;
     // The digest is that of `cluster-init plan`.
     let (tag, version) = (publication.revision.tag(), publication.chart.version());
     Ok(format!("revision {tag}, chart {version}, {}", publication.digest()))
@@ -289,8 +290,9 @@ async fn leftovers(story: &Story) -> Result<String> {
             "an earlier run left cluster {cluster} ({} nodes)",
             bootstrap.len() + machines.len()
         ))
+        .hint(format!("see what would go: cluster-init cleanup {environment} --dry-run"))
         .hint(format!(
-            "look at it: cluster-init local list; if nobody needs it: cluster-init local delete {cluster}"
+            "if nobody needs it: cluster-init cleanup {environment}; what it does not know: cluster-init local delete {cluster}"
         )));
     }
     if let Some(first) = containers.first() {
@@ -299,19 +301,28 @@ async fn leftovers(story: &Story) -> Result<String> {
             containers.len(),
             first.name()
         ));
-        let made = runs::all(&story.home, environment)?.iter().any(|past| past.finished);
+        let pasts = runs::all(&story.home, environment)?;
+        let made = pasts.iter().any(runs::Past::stands);
+        let began = pasts.iter().any(|past| past.began && past.cleaned.is_none());
         let again = format!("if docker or its host was started again: cluster-init resume {environment}");
         let failure = if made { failure.hint(again) } else { failure };
-        return Err(failure.hint(format!(
-            "if nobody needs them: docker rm --force --volumes $(docker ps --all --quiet --filter label={CLUSTER_LABEL}={management})"
-        ))
-        .hint("if they are another environment's: give this one's cluster a name of its own, cluster.name in its values"));
+        let remove = if began {
+            format!("cluster-init cleanup {environment}")
+        } else {
+            // No run of this home can have made them.
+            format!(
+                "docker rm --force --volumes $(docker ps --all --quiet --filter label={CLUSTER_LABEL}={management})"
+            )
+        };
+        return Err(failure.hint(format!("if nobody needs them: {remove}")).hint(
+            "if they are another environment's: give this one's cluster a name of its own, cluster.name in its values",
+        ));
     }
     if story.docker().is_some()
         && let Some(made) = story.made().await?
     {
         return Err(Failure::preflight(format!("an earlier run left the bootstrap cluster {}", made.name))
-            .hint(format!("if nobody needs it: kind delete cluster --name {}", made.name)));
+            .hint(format!("if nobody needs it: cluster-init cleanup {environment}")));
     }
     Ok("none".into())
 }

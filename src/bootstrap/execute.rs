@@ -141,13 +141,13 @@ pub async fn resume(
     };
     // A run that was refused before it made anything does not stand before the one that made the cluster.
     let runs = run::all(&home, &environment)?;
-    if let Some(past) = runs.iter().rev().find(|past| past.began).filter(|past| past.finished)
+    if let Some(past) = runs.iter().rev().find(|past| past.began && past.cleaned.is_none()).filter(|past| past.finished)
         && let Some(kubeconfig) = past.kubeconfig()
         && let Some(restart) = Restart::find(&home, &environment, kubeconfig.clone())?
     {
         return start_again(&home, &environment, past, kubeconfig, &restart, events, cancel).await;
     }
-    let Some(past) = runs.last().cloned().filter(|past| !past.finished) else {
+    let Some(past) = runs.last().cloned().filter(Past::is_unfinished) else {
         return Err(Failure::usage(format!("there is no unfinished run of {environment}"))
             .hint(format!("begin one: cluster-init bootstrap {environment}")));
     };
@@ -185,11 +185,13 @@ async fn start_again(
 
 /// Refuses to take up the run of another environment that has the same name.
 fn refuse_other(home: &Home, name: &str, subject: &Subject) -> Result<()> {
-    match run::last(home, name)?.map(|past| past.subject.environment) {
+    let last = run::last(home, name)?.filter(|past| past.cleaned.is_none());
+    match last.map(|past| past.subject.environment) {
         Some(other) if other != subject.environment => {
             Err(Failure::preflight(format!("the last run of {name} here was that of another environment, {other}"))
                 .hint("clusters and runs are told apart by that name: give one of the folders another")
-                .hint("if its folder was moved, move it back"))
+                .hint("if its folder was moved, move it back")
+                .hint(format!("if nobody needs what that run made: cluster-init cleanup {name}")))
         }
         _ => Ok(()),
     }
@@ -197,7 +199,7 @@ fn refuse_other(home: &Home, name: &str, subject: &Subject) -> Result<()> {
 
 /// The last run when it reached its goal and what it made is well.
 async fn already(home: &Home, environment: &str, subject: &Subject) -> Result<Option<Ended>> {
-    let Some(past) = run::last(home, environment)?.filter(|past| past.finished) else { return Ok(None) };
+    let Some(past) = run::last(home, environment)?.filter(Past::stands) else { return Ok(None) };
     let Some(kubeconfig) = past.kubeconfig() else { return Ok(None) };
     let well = status(home, environment).await.is_ok_and(|status| status.is_well());
     Ok(well.then(|| Ended {

@@ -29,9 +29,12 @@ mod steps;
 mod story;
 mod support;
 
+pub use access::{name as bootstrap_cluster, owner};
 pub use checks::{Check, Outcome};
 pub use execute::{Ended, Options, apply, bootstrap, resume};
-pub use run::{Past, Subject, last, unfinished};
+pub use run::{
+    EventLog, MAKES, MANAGEMENT_KUBECONFIG, Makes, Past, Subject, all as runs, began, hold, last, unfinished, worker,
+};
 pub use status::{Component, Status, management, status};
 pub use steps::{application, steps};
 pub use story::{NAMESPACE, Story};

@@ -8,7 +8,7 @@
 //! HOME/runs/ENV/RUN/support/               after a failure
 //! ```
 //!
-//! `apply` has the same below `HOME/applies`; its runs are never taken up, for each looks at the cluster anew.
+//! A run whose journal ends with the record `cleaned` is over: its folder is there to be read. `apply` has the same below `HOME/applies`; its runs are never taken up, for each looks at the cluster anew.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::Overrides;
+use crate::environment::{Backend, Machines, Overrides};
 use crate::event::{Event, Sink};
 use crate::failure::{Failure, Result};
 use crate::fsx;
@@ -42,6 +42,22 @@ pub struct Subject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<PathBuf>,
 }
+
+/// What a run makes: in its journal before any of it is there, so that what is found later is known to be its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Makes {
+    /// The management cluster's name.
+    pub cluster: String,
+    /// What its machines are.
+    pub machines: Machines,
+    /// What makes the bootstrap cluster.
+    pub backend: Backend,
+    /// The kind of infrastructure that it is made on (`OpenStackCluster`), when that is known.
+    pub infrastructure: Option<String>,
+}
+
+/// The journal's name of it.
+pub const MAKES: &str = "makes";
 
 impl Subject {
     /// The command that goes on with a run of it.
@@ -80,6 +96,8 @@ pub struct Past {
     pub finished: bool,
     /// Whether it came to make anything.
     pub began: bool,
+    /// What `cleanup` left of it when it took away what the run had made; `None` before that.
+    pub cleaned: Option<Vec<String>>,
 }
 
 impl Past {
@@ -88,14 +106,24 @@ impl Past {
         RunId(self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
     }
 
+    /// Whether it is to be gone on with.
+    pub fn is_unfinished(&self) -> bool {
+        !self.finished && self.cleaned.is_none()
+    }
+
+    /// Whether it reached its goal, and what it made was not taken away since.
+    pub fn stands(&self) -> bool {
+        self.finished && self.cleaned.is_none()
+    }
+
     /// The management cluster's kubeconfig, when the run came so far.
     pub fn kubeconfig(&self) -> Option<PathBuf> {
-        Some(self.folder.join(KUBECONFIG)).filter(|path| path.exists())
+        Some(self.folder.join(MANAGEMENT_KUBECONFIG)).filter(|path| path.exists())
     }
 }
 
 /// Name of the management cluster's kubeconfig in a run's folder.
-const KUBECONFIG: &str = "management.kubeconfig";
+pub const MANAGEMENT_KUBECONFIG: &str = "management.kubeconfig";
 
 impl Run {
     /// Takes up the environment's last run when it did not reach its goal, else begins a new one.
@@ -108,7 +136,7 @@ impl Run {
         let lock = lock(&folder, what, environment)?;
         let unfinished = match subject.kubeconfig {
             Some(_) => None,
-            None => last(home, environment)?.filter(|past| !past.finished),
+            None => last(home, environment)?.filter(Past::is_unfinished),
         };
         let resumed = unfinished.is_some();
         let id = unfinished.map_or_else(RunId::fresh, |past| past.id());
@@ -134,13 +162,29 @@ impl Run {
 
     /// Where the management cluster's kubeconfig is kept.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.join(KUBECONFIG)
+        self.folder.join(MANAGEMENT_KUBECONFIG)
     }
 
     /// Where a failure's findings are collected.
     pub fn support(&self) -> PathBuf {
         self.folder.join("support")
     }
+}
+
+/// The pid of the process that works on an environment; `None` when there is none. Makes nothing.
+pub fn worker(home: &Home, environment: &str) -> Result<Option<String>> {
+    let path = home.runs().join(environment).join("lock");
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(fsx::Lock::try_take(&path)?.err())
+}
+
+/// Takes the lock of an environment for whoever takes away what its runs made.
+pub fn hold(home: &Home, environment: &str) -> Result<std::result::Result<fsx::Lock, String>> {
+    let folder = home.runs().join(environment);
+    fsx::create_private_dir(&folder)?;
+    Ok(fsx::Lock::try_take(&folder.join("lock"))?)
 }
 
 /// Takes the lock of an environment; `what` is done by whoever holds it.
@@ -175,7 +219,11 @@ pub fn all(home: &Home, environment: &str) -> Result<Vec<Past>> {
         // A folder without a beginning is no run: its process died before it had done anything.
         let Some(subject) = subject else { continue };
         let finished = entries.iter().any(|entry| entry.record == Record::Done);
-        runs.push(Past { folder, subject, finished, began: began(&entries) });
+        let cleaned = entries.iter().rev().find_map(|entry| match &entry.record {
+            Record::Cleaned { remains } => Some(remains.clone()),
+            _ => None,
+        });
+        runs.push(Past { folder, subject, finished, began: began(&entries), cleaned });
     }
     Ok(runs)
 }
@@ -190,7 +238,7 @@ pub fn began(entries: &[Entry]) -> bool {
 pub fn unfinished(home: &Home) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for name in fsx::list(&home.runs())? {
-        if last(home, &name)?.is_some_and(|past| !past.finished) {
+        if last(home, &name)?.is_some_and(|past| past.is_unfinished()) {
             names.push(name);
         }
     }
@@ -267,6 +315,22 @@ mod tests {
         let past = last(&home, "local").unwrap().unwrap();
         let again = Run::again(&home, "local", &past).unwrap();
         assert!(again.resumed && last(&home, "local").unwrap().unwrap().finished);
+    }
+
+    #[test]
+    fn a_run_that_was_cleaned_up_is_not_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let first = Run::open(&home, "local", &subject()).unwrap();
+        first.journal.write(Record::Cleaned { remains: vec!["a cloud".into()] }).unwrap();
+        let id = first.id.clone();
+        assert_eq!(worker(&home, "local").unwrap(), Some(std::process::id().to_string()));
+        drop(first);
+        assert_eq!((worker(&home, "local").unwrap(), worker(&home, "other").unwrap()), (None, None));
+        assert!(unfinished(&home).unwrap().is_empty());
+        assert_eq!(last(&home, "local").unwrap().unwrap().cleaned, Some(vec!["a cloud".to_owned()]));
+        let again = Run::open(&home, "local", &subject()).unwrap();
+        assert!(!again.resumed && again.id != id);
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Status {
 
 /// Connects to an environment's management cluster with the kubeconfig of its last run that has one.
 pub async fn management(home: &Home, environment: &str) -> Result<(Cluster, String, std::path::PathBuf)> {
-    let runs = run::all(home, environment)?;
+    let mut runs = run::all(home, environment)?;
+    runs.retain(|past| past.cleaned.is_none());
     let found = runs.iter().rev().find_map(|past| Some((past, past.kubeconfig()?)));
     let Some((past, path)) = found else {
         let failure = if runs.is_empty() {

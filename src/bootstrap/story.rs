@@ -8,7 +8,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::access;
-use super::run::{Run, Subject};
+use super::run::{Makes, Run, Subject};
 use crate::backend::{Backend, Made, reachable};
 use crate::bundle::Bundle;
 use crate::capi::{self, Phase};
@@ -55,6 +55,8 @@ pub struct Story {
     bootstrap: OnceCell<Side>,
     management: OnceCell<Side>,
     remote: watch::Sender<Option<Cluster>>,
+    /// The kind of infrastructure that the management cluster is made on, when preflight looked for it.
+    pub(super) infrastructure: OnceCell<Option<String>>,
     /// Whether this process has installed the management cluster's Flux.
     pub(super) installed: OnceCell<()>,
 }
@@ -111,6 +113,7 @@ impl Story {
             bootstrap: OnceCell::new(),
             management: OnceCell::new(),
             remote: watch::Sender::new(None),
+            infrastructure: OnceCell::new(),
             installed: OnceCell::new(),
         }
     }
@@ -169,6 +172,17 @@ impl Story {
     /// The management cluster's name.
     pub async fn cluster_name(&self) -> Result<String> {
         Ok(self.publication().await?.configuration.cluster_name())
+    }
+
+    /// What it makes, for whoever takes that away.
+    pub async fn makes(&self) -> Result<Makes> {
+        let settings = self.environment.settings();
+        Ok(Makes {
+            cluster: self.cluster_name().await?,
+            machines: settings.machines,
+            backend: settings.backend,
+            infrastructure: self.infrastructure.get().cloned().flatten(),
+        })
     }
 
     /// Whether the chart goes to a cluster that exists, and there is no bootstrap cluster.

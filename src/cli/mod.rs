@@ -5,6 +5,7 @@
 mod apply;
 mod bootstrap;
 mod bundle;
+mod cleanup;
 mod generate;
 mod kubeconfig;
 mod local;
@@ -74,6 +75,12 @@ enum Command {
     /// After one that ended well, where machines are containers: start those that docker has stopped, at the addresses that they
     /// had, and wait until everything is well.
     Resume(bootstrap::ResumeArgs),
+    /// Take away what a broken bootstrap left on this host and its Docker daemon.
+    ///
+    /// Only what provably comes from a run of the environment goes: the bootstrap cluster, machines that are processes or containers
+    /// here, their volumes, and the registry beside them once nobody else uses it. Those who make things go first. The runs are closed:
+    /// the next bootstrap begins anew, and their logs stay.
+    Cleanup(cleanup::Args),
     /// Give an environment to a cluster that exists, without bootstrap cluster and pivot.
     Apply(apply::Args),
     /// Show what every cluster would be given, and change nothing.
@@ -166,6 +173,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bootstrap(args) => bootstrap::run(args, &cli.global, printer).await,
         Command::Resume(args) => bootstrap::resume(args, &cli.global, printer).await,
+        Command::Cleanup(args) => cleanup::run(args, &cli.global, printer).await,
         Command::Apply(args) => apply::run(args, &cli.global, printer).await,
         Command::Plan(args) => plan::run(args, &cli.global, printer).await,
         Command::Validate(args) => validate::run(args, &cli.global, printer).await,

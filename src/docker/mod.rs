@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::exec::Command;
 
 pub use error::{Error, Result};
+pub use network::Network;
 pub use volume::Volume;
 
 /// Asking the daemon something takes this long at most.
@@ -56,6 +57,9 @@ pub struct Info {
 pub struct Container {
     /// Its id.
     pub id: String,
+    /// When it was made.
+    #[serde(default)]
+    pub created: Option<jiff::Timestamp>,
     name: String,
     state: ContainerState,
     config: ContainerConfig,

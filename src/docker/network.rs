@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ASK, Container, Docker, Error, Result, WORK};
+use super::{ASK, Container, Docker, Error, Result, WORK, parse};
 
 /// How often a network is looked for that others make and remove at the same time.
 const ATTEMPTS: usize = 5;
@@ -15,6 +15,35 @@ const ATTEMPTS: usize = 5;
 struct Attached {
     #[serde(rename = "IPAddress", default)]
     address: String,
+}
+
+/// A network, as `docker network inspect` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Network {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    #[serde(default)]
+    pub created: Option<jiff::Timestamp>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    containers: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+impl Network {
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// The ids of the containers that are in it and run.
+    pub fn containers(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().flat_map(|all| all.keys().map(String::as_str))
+    }
 }
 
 /// The networks of a container.
@@ -34,40 +63,15 @@ impl Container {
 }
 
 impl Docker {
-    /// Makes a bridge network when there is none of that name; `label` marks what is made only to look. Docker gives a name twice when
-    /// it is asked twice at once: the older one stays.
-    pub async fn ensure_network(&self, name: &str, label: &str) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            let mut all = self.networks(name).await?;
-            if all.is_empty() {
-                self.make_network(name, label).await?;
-                continue;
-            }
-            all.sort();
-            if all.len() == 1 {
-                return Ok(());
-            }
-            for (_, id) in &all[1..] {
-                let remove = self.command().args(["network", "rm", id]);
-                match self.call(format!("remove network {id}, the second of the name {name}"), remove, ASK).await {
-                    Err(error) if !error.not_found() => return Err(error),
-                    _ => {}
-                }
-            }
-        }
-        Err(Error::Unsettled { name: name.to_owned(), attempts: ATTEMPTS })
-    }
-
-    /// The networks of a name: when each was made, and its id.
-    async fn networks(&self, name: &str) -> Result<Vec<(String, String)>> {
-        let filter = format!("name=^{name}$");
-        let list = self.command().args(["network", "ls", "--no-trunc", "--filter", &filter, "--format", "{{.ID}}"]);
-        let ids = self.call(format!("look for network {name}"), list, ASK).await?;
+    /// The networks that a filter of docker's lets through (`label=NAME`, `name=^NAME$`).
+    pub async fn networks(&self, filter: &str) -> Result<Vec<Network>> {
+        let list = self.command().args(["network", "ls", "--no-trunc", "--quiet", "--filter", filter]);
+        let ids = self.call(format!("list networks with {filter}"), list, ASK).await?;
         let mut found = Vec::new();
         for id in ids.split_whitespace() {
-            let inspect = self.command().args(["network", "inspect", "--format", "{{json .Created}}", id]);
-            match self.call(format!("look at network {name}"), inspect, ASK).await {
-                Ok(created) => found.push((created.trim().to_owned(), id.to_owned())),
+            let inspect = self.command().args(["network", "inspect", id]);
+            match self.call(format!("look at network {id}"), inspect, ASK).await {
+                Ok(text) => found.extend(parse::<Vec<Network>>("docker network inspect", &text)?),
                 // Somebody else removed it.
                 Err(error) if error.not_found() => {}
                 Err(error) => return Err(error),
@@ -76,17 +80,51 @@ impl Docker {
         Ok(found)
     }
 
+    /// Removes a network; one that is gone is fine.
+    pub async fn remove_network(&self, id: &str) -> Result<()> {
+        let remove = self.command().args(["network", "rm", id]);
+        match self.call(format!("remove network {id}"), remove, ASK).await {
+            Err(error) if !error.not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a bridge network with the label `own` when there is none of that name; `look` marks what is made only to look. Docker
+    /// gives a name twice when it is asked twice at once: the older one stays.
+    pub async fn ensure_network(&self, name: &str, own: &str, look: &str) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let mut all: Vec<(Option<jiff::Timestamp>, String)> = self
+                .networks(&format!("name=^{name}$"))
+                .await?
+                .into_iter()
+                .map(|network| (network.created, network.id))
+                .collect();
+            if all.is_empty() {
+                self.make_network(name, own, look).await?;
+                continue;
+            }
+            all.sort();
+            if all.len() == 1 {
+                return Ok(());
+            }
+            for (_, id) in &all[1..] {
+                self.remove_network(id).await?;
+            }
+        }
+        Err(Error::Unsettled { name: name.to_owned(), attempts: ATTEMPTS })
+    }
+
     /// Makes a network with addresses that were asked for: only there can a container ask for its own. Docker knows which are free,
     /// and says it of a network for that alone.
-    async fn make_network(&self, name: &str, label: &str) -> Result<()> {
+    async fn make_network(&self, name: &str, own: &str, look: &str) -> Result<()> {
         let probe = format!("{name}-{}", std::process::id());
-        self.create_network(&probe, &[format!("--label={label}")]).await?;
+        self.create_network(&probe, &[format!("--label={look}")]).await?;
         let ask = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", &probe];
         let subnet =
             self.call(format!("ask for the addresses of network {probe}"), self.command().args(ask), ASK).await;
         let remove = self.command().args(["network", "rm", &probe]);
         self.call(format!("remove network {probe}"), remove, ASK).await?;
-        self.create_network(name, &[format!("--subnet={}", subnet?.trim())]).await
+        self.create_network(name, &[format!("--subnet={}", subnet?.trim()), format!("--label={own}")]).await
     }
 
     async fn create_network(&self, name: &str, options: &[String]) -> Result<()> {

@@ -11,6 +11,9 @@ use super::{ASK, Docker, Result, WORK, parse};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Volume {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
     /// Where its files are on the daemon's host.
     pub mountpoint: PathBuf,
     #[serde(default)]
@@ -32,6 +35,28 @@ impl Docker {
             Ok(text) => Ok(parse::<Vec<Volume>>("docker volume inspect", &text)?.pop()),
             Err(error) if error.not_found() => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The volumes that carry a label (`NAME` or `NAME=VALUE`).
+    pub async fn volumes(&self, label: &str) -> Result<Vec<Volume>> {
+        let list = self.command().args(["volume", "ls", "--quiet", "--filter"]).arg(format!("label={label}"));
+        let names = self.call(format!("list volumes with the label {label}"), list, ASK).await?;
+        let mut all = Vec::new();
+        for name in names.split_whitespace() {
+            // One may go while the others are looked at.
+            all.extend(self.volume(name).await?);
+        }
+        Ok(all)
+    }
+
+    /// Makes an empty volume when there is none of that name.
+    pub async fn ensure_volume(&self, name: &str, label: &str) -> Result<()> {
+        let create = self.command().args(["volume", "create", "--label", label, name]);
+        match self.call(format!("make volume {name}"), create, ASK).await {
+            // It is there with other labels, or without any.
+            Err(error) if !error.exists() => Err(error),
+            _ => Ok(()),
         }
     }
 

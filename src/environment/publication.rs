@@ -95,14 +95,16 @@ impl Publication {
     }
 
     /// Checks that the chart can be rendered with the environment's values in some phases, and that the folder of every
-    /// component exists.
-    pub async fn check(&self, tools: Tools<'_>, phases: &[&'static str]) -> Result<()> {
+    /// component exists; the kind of infrastructure that the management cluster is made on, when its definition is here.
+    pub async fn check(&self, tools: Tools<'_>, phases: &[&'static str]) -> Result<Option<String>> {
+        let mut infrastructure = None;
         for phase in phases.iter().copied() {
             let components = self.components(tools, phase).await?;
             check::paths(&components, &self.source, &self.missing)?;
             check::cluster_name(&components, &self.source, &self.configuration.cluster_name())?;
+            infrastructure = infrastructure.or_else(|| check::infrastructure(&components, &self.source));
         }
-        Ok(())
+        Ok(infrastructure)
     }
 
     /// Checks that clusters will find the revision where the source is a Git server, and says what was found. `deployed` is

@@ -17,7 +17,7 @@ const HEAD: &str = "\
 
 What a bootstrap does and how long it may take. Of several places the first one that has a key counts:
 
-1. a flag: `--set KEY=VALUE`, short `-s`, of `bootstrap`, `resume`, `plan`, `validate` and `publish` (for some keys there is one of their
+1. a flag: `--set KEY=VALUE`, short `-s`, of `bootstrap`, `resume`, `cleanup`, `plan`, `validate` and `publish` (for some keys there is one of their
    own: `--backend`, `--skip-check`),
 2. a variable: `CLUSTER_INIT_` and the key in capital letters,
 3. `bootstrap.toml` in the environment's own folder, table `[defaults]`, when that folder is outside of `environment-values`,

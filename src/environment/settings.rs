@@ -13,7 +13,7 @@ use crate::git;
 pub const SETTINGS: &str = "bootstrap.toml";
 
 /// What makes the bootstrap cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// Plain processes on this host.
@@ -23,7 +23,7 @@ pub enum Backend {
 }
 
 /// What the management cluster's machines are, as far as this host has to do with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Machines {
     /// Anything that needs nothing of this host beside the bootstrap cluster.

@@ -176,6 +176,32 @@ pub fn list(home: &Home) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
+/// The folders of nodes that were made or deleted half: nothing runs in them.
+pub fn halves(home: &Home) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for name in fsx::list(&home.nodes())? {
+        let folder = home.nodes().join(&name);
+        if folder.is_dir() && fsx::read_text_if_present(&folder.join("node.yaml"))?.is_none() {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes such a folder, unless it has become a node meanwhile.
+pub async fn remove_half(home: &Home, name: &str) -> Result<()> {
+    let _lock = lock_home(home).await?;
+    let folder = home.nodes().join(name);
+    if fsx::read_text_if_present(&folder.join("node.yaml"))?.is_some() {
+        return Ok(());
+    }
+    let sockets = runtime_dir::choose(&folder);
+    if sockets != folder {
+        fsx::remove_dir(&sockets)?;
+    }
+    Ok(fsx::remove_dir(&folder)?)
+}
+
 impl Node {
     /// The node in a folder.
     pub fn at(folder: &Path) -> Result<Self> {

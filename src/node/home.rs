@@ -72,6 +72,11 @@ impl Home {
         self.root.join("applies")
     }
 
+    /// Folders of what was taken away.
+    pub fn cleanups(&self) -> PathBuf {
+        self.root.join("cleanups")
+    }
+
     /// Unpacked image layers by digest, shared by all nodes.
     pub fn unpacked(&self) -> PathBuf {
         self.root.join("cache").join("unpacked")

@@ -33,7 +33,7 @@ pub use config::{
     SERVICE_CIDR,
 };
 pub use daemon::run;
-pub use handle::{Node, create, list, open};
+pub use handle::{Node, create, halves, list, open, remove_half};
 pub use home::{BUNDLE_VARIABLE, HOME_VARIABLE, Home};
 pub use ledger::Ledger;
 pub use pki::{ClusterKeys, KeyedCert};

@@ -30,4 +30,5 @@ pub use context::Context;
 pub use crds::{crds, files};
 pub use error::{Error, Result};
 pub use health::Health;
+pub use machine::MACHINE_OWNER;
 pub use manager::run;

@@ -65,7 +65,7 @@ impl From<Error> for Failure {
         match error {
             Error::File(error) => error.into(),
             Error::Damaged { .. } => Self::refused(error.to_string()).hint(
-                "restore the file from a backup, or start a new run with --new after looking at what the old one left",
+                "restore the file from a backup, or move its folder away: the next run begins anew, if the old one left nothing",
             ),
             other @ Error::Write { .. } => Self::from_error(other),
         }
@@ -140,6 +140,12 @@ pub enum Record {
     },
     /// The run reached its goal.
     Done,
+    /// What the run made was taken away, or could not be looked for; it is neither gone on with nor the environment's any more.
+    Cleaned {
+        /// What nobody looked for, and where to look for it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        remains: Vec<String>,
+    },
 }
 
 /// A record with its time.
@@ -196,6 +202,7 @@ impl Record {
             Self::Outcome { step, effect } => format!("outcome:{step}:{effect}"),
             Self::Fact { name, .. } => format!("fact:{name}"),
             Self::Done => "done".into(),
+            Self::Cleaned { .. } => "cleaned".into(),
         }
     }
 }

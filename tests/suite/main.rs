@@ -14,6 +14,7 @@ mod arena;
 mod authority;
 mod bad_input;
 mod bundle;
+mod cleanup;
 mod cli;
 mod content;
 mod cutter;

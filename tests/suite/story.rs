@@ -310,11 +310,15 @@ async fn a_killed_process_comes_back(run: &Run<'_>) {
     until("everything to be ready again", async || run.run(&["status", "local"]).await.code == 0).await;
 }
 
-/// The management cluster is deleted only by force, and then nothing is left of it.
+/// The management cluster goes only when that is said, and then nothing is left of it.
 async fn the_end(run: &Run<'_>) {
     let refused = run.run(&["local", "delete", "management-cluster"]).await;
     assert_eq!(refused.code, 7, "{}", refused.stderr);
-    run.run(&["local", "delete", "management-cluster", "--force"]).await.ok();
+    let refused = run.run(&["cleanup", "local"]).await;
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("the management cluster of local manages itself since run"), "{}", refused.stderr);
+    let cleaned = run.run(&["cleanup", "local", "--even-self-managed"]).await.ok();
+    assert!(cleaned.stdout.contains("objects of local"), "{}", cleaned.stdout);
     assert_eq!(run.home.processes(), Vec::<u32>::new());
     assert_eq!(fsx::list(&run.home.path().join("nodes")).unwrap(), [".lock"], "no node's folder is left");
 }

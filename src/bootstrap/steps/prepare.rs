@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 
 use crate::backend::{Addresses, Displaced};
+use crate::bootstrap::run::MAKES;
 use crate::bootstrap::{Story, access, checks};
 use crate::bundle;
 use crate::clock::Look;
@@ -44,6 +45,9 @@ impl Step<Story> for Preflight {
             scope.events.progress(format!("check {}", check.name), state);
         }
         checks::verdict(&checks)?;
+        if !story.applies() {
+            scope.remember(MAKES, &story.makes().await?)?;
+        }
         if story.run.resumed {
             return_home(story, scope).await?;
         }

@@ -7,4 +7,4 @@ mod controller;
 mod plan;
 
 pub use controller::reconcile;
-pub use plan::{OWN_CONTROL_PLANE, node_owner};
+pub use plan::{MACHINE_OWNER, OWN_CONTROL_PLANE, node_owner};

@@ -7,9 +7,12 @@ use crate::provider::conditions::Verdict;
 use crate::provider::core::{DELETE_FOR_MOVE_ANNOTATION, Machine};
 use crate::provider::types::LocalMachine;
 
+/// How the owner of a node begins that is a machine of Cluster API's.
+pub const MACHINE_OWNER: &str = "machine ";
+
 /// On whose behalf a LocalMachine's node is made; the same before and after a move to another cluster.
 pub fn node_owner(object: &impl ResourceExt) -> String {
-    format!("machine {}/{}", object.namespace().unwrap_or_default(), object.name_any())
+    format!("{MACHINE_OWNER}{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// `spec.providerID` of a LocalMachine and of its Node.

@@ -2,6 +2,7 @@
 //!
 //! One daemon serves them all, so they run one after the other.
 
+mod cleanup;
 mod elsewhere;
 mod management;
 mod neighbours;

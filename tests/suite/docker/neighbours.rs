@@ -54,9 +54,11 @@ async fn two_environments_come_and_go_side_by_side() {
         run.run(&["status", environment]).await.ok();
     }
 
-    // As the README says it.
-    docker(&[&["rm", "--force", "--volumes"], &of_first.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())
-        .await;
+    let refused = run.run(&["cleanup", "kubeadm-capd"]).await;
+    assert_eq!(refused.code, 7, "it manages itself: {}", refused.stderr);
+    let cleaned = run.run(&["cleanup", "kubeadm-capd", "--even-self-managed"]).await.ok();
+    assert!(cleaned.stdout.contains("stays: environment second uses it"), "{}", cleaned.stdout);
+    assert_eq!(containers_of("management-cluster").await, Vec::<String>::new());
     assert_eq!(containers_of("second").await, of_second);
     run.run(&["status", "second"]).await.ok();
     let values = run.repository.0.join("environment-values/second/values.yaml");
