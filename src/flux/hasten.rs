@@ -22,6 +22,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const CHECK: Duration = Duration::from_secs(5);
 /// What is seen ready so shortly after a look began, that look may have seen, too.
 const LAG: Duration = Duration::from_millis(500);
+/// A check whose look has seen everything ready is over by then.
+const OVER: Duration = Duration::from_secs(1);
 
 /// Kinds that are not ready as soon as they are applied, with the version in which they are read.
 const SLOW: [(&str, &str, &str); 7] = [
@@ -133,16 +135,22 @@ impl Hastener {
 }
 
 /// Whether a check that began `running` ago is worth being begun anew, which takes `cost`, when what it waits for has been ready for
-/// `ready`: its last look began before that, and the next one is further away.
+/// `ready`: its last look has not seen that, and the next one is further away.
 fn worthwhile(running: Duration, ready: Duration, cost: Duration) -> bool {
     let look = Duration::from_millis(u64::try_from(running.as_millis() % CHECK.as_millis()).unwrap_or_default());
-    ready + LAG < look && look + cost < CHECK
+    let unseen = ready + LAG < look || ready > OVER;
+    unseen && look + cost < CHECK
 }
 
-/// What it takes to build a component and compare it with the cluster before its health is checked, on a busy machine.
+/// What it takes to build a component and compare it with the cluster before its health is checked, on a busy machine: most of it
+/// goes into definitions.
 fn cost(object: &DynamicObject) -> Duration {
-    let objects = u32::try_from(inventory(object).count()).unwrap_or(u32::MAX);
-    Duration::from_secs(1) + Duration::from_millis(50) * objects
+    let (definitions, others): (Vec<Entry>, Vec<Entry>) =
+        inventory(object).partition(|(_, kind, _, _)| kind == "CustomResourceDefinition");
+    let count = |objects: &[Entry]| u32::try_from(objects.len()).unwrap_or(u32::MAX);
+    Duration::from_millis(400)
+        + Duration::from_millis(80) * count(&definitions)
+        + Duration::from_millis(8) * count(&others)
 }
 
 /// How far the objects are that some Kustomizations wait for: those of slow kinds, and whatever a gate names.
@@ -374,13 +382,15 @@ mod tests {
         // Since the check began, since everything is ready, what it costs to begin anew; and whether it is worth that.
         let cases = [
             (2.0, 1.0, 1.0, true),
-            (2.0, 1.8, 1.0, false), // its look at 0 s may have seen it
-            (2.0, 4.0, 1.0, false),
+            (0.9, 0.8, 1.0, false), // its look at 0 s may have seen it
             (4.5, 0.5, 1.0, false), // the next look is nearer
             (2.0, 0.5, 3.5, false),
             (1.0, 0.2, 3.5, true),
             (7.0, 1.0, 1.0, true),
-            (7.0, 3.0, 1.0, false),
+            (7.0, 0.5, 1.0, true),
+            (5.7, 0.5, 1.0, false), // as at 0 s
+            (6.3, 1.1, 1.0, true),  // had its look at 5 s seen it, it would be over
+            (9.2, 4.0, 1.0, false),
         ];
         for (running, ready, cost, worth) in cases {
             let [a, b, c] = [running, ready, cost].map(Duration::from_secs_f64);
