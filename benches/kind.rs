@@ -189,11 +189,16 @@ impl Bench {
         let render = Command::new(self.bundle.tool("kubectl")?).arg("kustomize").arg(&folder);
         let text = render.run(Duration::from_mins(1)).await?.text();
         let text = text.replace("${CLUSTER_NAME}", "management-cluster");
-        let text = text.replace("${CONTROL_PLANE_REPLICAS:=1}", "1").replace("${WORKER_REPLICAS:=1}", "1");
+        let text = with_defaults(&text);
         let objects = k8s::parse(&text, "kubeadm-capd")?;
         let objects = objects.into_iter().map(|mut object| {
             for pointer in ["/spec/kubeadmConfigSpec", "/spec/template/spec"] {
-                object.data.pointer_mut(pointer).and_then(Value::as_object_mut).map(|spec| spec.remove("files"));
+                let Some(spec) = object.data.pointer_mut(pointer).and_then(Value::as_object_mut) else { continue };
+                let Some(Value::Array(mut files)) = spec.remove("files") else { continue };
+                files.retain(|file| !file["path"].as_str().unwrap().starts_with("/etc/containerd/certs.d/"));
+                if !files.is_empty() {
+                    spec.insert("files".to_owned(), Value::Array(files));
+                }
             }
             if let Some(image) = object.data.pointer_mut("/spec/template/spec/customImage") {
                 *image = json!(self.node);
@@ -280,6 +285,17 @@ async fn clean() {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// What Flux does to `${NAME:=default}`.
+fn with_defaults(text: &str) -> String {
+    let mut parts = text.split("${");
+    let mut replaced = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (variable, rest) = part.split_once('}').unwrap();
+        replaced.extend([variable.split_once(":=").unwrap().1, rest]);
+    }
+    replaced
 }
 
 #[tokio::main]
