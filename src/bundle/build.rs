@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::binary::Target;
+use super::binary;
 use super::error::{Error, Result};
 use super::parts::{Manifest, Part, Parts, Program};
 use super::render::Renderer;
 use super::store::{Bundle, KEY, KIND, PART, TOOLCHAIN, URL, VERSION, WITH, annotation, blocking};
 use super::system::System;
+use super::target::Target;
 use super::toolchain::{Toolchain, binary_name};
 use crate::clock::{Stopwatch, human};
 use crate::event::Events;
@@ -227,9 +228,11 @@ impl Builder<'_> {
         let out = self.options.work.join("out");
         let watch = Stopwatch::start();
         let (events, cancel) = (self.events.clone(), self.cancel.clone());
+        let module = targets.first().map_or("", |target| target.module);
+        let modfile = binary::prepare(&toolchain, module, targets).await?;
         let this = &mut *self;
         toolchain
-            .build(targets, &out, &events, &cancel, async |target: &Target<'_>, path: &Path| {
+            .build(targets, &modfile, &out, &events, &cancel, async |target: &Target<'_>, path: &Path| {
                 this.add_target(target, stale, path, watch).await
             })
             .await

@@ -23,6 +23,7 @@ mod render;
 mod site;
 mod store;
 mod system;
+mod target;
 mod toolchain;
 mod upstream;
 

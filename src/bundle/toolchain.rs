@@ -9,9 +9,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio_util::sync::CancellationToken;
 
-use super::binary::{self, Target};
 use super::error::{Error, Result};
 use super::parts::Program;
+use super::target::{Target, module_path};
 use crate::event::{Events, What};
 use crate::exec::{self, Command};
 use crate::{clock, fsx};
@@ -126,18 +126,18 @@ impl Toolchain {
         command.run(ASK).await.map(|_| ()).map_err(Error::from)
     }
 
-    /// Builds targets of one module into `out`, and gives each to `done` as soon as it is linked.
+    /// Builds targets of one module, with the given go.mod, into `out`, and gives each to `done` as soon as it is linked.
     pub(super) async fn build(
         &self,
         targets: &[Target<'_>],
+        modfile: &Path,
         out: &Path,
         events: &Events,
         cancel: &CancellationToken,
         mut done: impl AsyncFnMut(&Target<'_>, &Path) -> Result<()>,
     ) -> Result<()> {
         let module = targets.first().map_or("", |target| target.module);
-        let modfile = binary::prepare(self, module, targets).await?;
-        let path = binary::module_path(&fsx::read_text(&modfile)?);
+        let path = module_path(&fsx::read_text(modfile)?);
         fsx::remove_dir(out)?;
         let work = out.join("work");
         fsx::create_dir(&work)?;
@@ -156,7 +156,7 @@ impl Toolchain {
             waiting.insert(binary_name(&package).to_owned(), target);
             packages.push(package);
         }
-        let total = self.count(module, &modfile, &packages, events, cancel).await?;
+        let total = self.count(module, modfile, &packages, events, cancel).await?;
         let bin = out.join("bin");
         fsx::create_dir(&bin)?;
         command = command.arg("-o").arg(format!("{}/", bin.display())).args(&packages);
