@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
 
@@ -219,12 +220,16 @@ impl Lock {
         options.open(path).map_err(on("open the lock", path))
     }
 
-    /// Waits for the lock on a thread that may block. For what its holders do in a bounded time: a lock goes with the process
-    /// that holds it, however that ends.
-    pub fn take(path: &Path) -> Result<Self> {
-        let file = Self::open(path)?;
-        file.lock().map_err(on("lock", path))?;
-        Ok(Self { file })
+    /// Waits for the lock on a thread that may block, for so long at most; `None` when its holder still has it then.
+    pub fn take_within(path: &Path, limit: Duration) -> Result<Option<Self>> {
+        let begin = Instant::now();
+        loop {
+            match Self::try_take(path)? {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(_) if begin.elapsed() >= limit => return Ok(None),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     /// Takes the lock, or returns what its holder wrote into it (its pid).
@@ -264,6 +269,7 @@ mod tests {
         let path = folder.path().join("lock");
         let first = Lock::try_take(&path).unwrap().unwrap();
         let holder = Lock::try_take(&path).unwrap().unwrap_err();
+        assert!(Lock::take_within(&path, Duration::from_millis(30)).unwrap().is_none());
         assert_eq!(holder, std::process::id().to_string());
         drop(first);
         assert!(Lock::try_take(&path).unwrap().is_ok());

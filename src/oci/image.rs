@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::digest::Digest;
 use super::error::{Error, Result};
@@ -12,6 +13,8 @@ use crate::fsx;
 
 /// Where layers lie that several images may have.
 const LAYERS: &str = "layers";
+/// How long somebody else may take to unpack one.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// An image of a layout.
 #[derive(Clone, Debug)]
@@ -117,11 +120,11 @@ impl Image {
                 // Other images may have it, too. Its files are linked: they are on disk once, and once in memory when they run.
                 let layers = cache.join(LAYERS);
                 fsx::create_private_dir(&layers)?;
-                // Pods that start together have it unpacked by the first of them: it is large.
-                let _lock = fsx::Lock::take(&layers.join(".lock"))?;
-                let shared = complete(&layers, &layers.join(lower.digest.hex()), |folder| {
-                    unpack::layer(&self.layout, lower, folder)
-                })?;
+                let shared = layers.join(lower.digest.hex());
+                // Pods that start together have it unpacked by the first of them: it is large. Who waited long enough does it, too.
+                let _lock =
+                    if shared.is_dir() { None } else { fsx::Lock::take_within(&layers.join(".lock"), PATIENCE)? };
+                let shared = complete(&layers, &shared, |folder| unpack::layer(&self.layout, lower, folder))?;
                 link_tree(&shared, folder)?;
             }
             own.iter().try_for_each(|layer| unpack::layer(&self.layout, layer, folder))
