@@ -56,6 +56,15 @@ const PROVIDERS: [(&str, &str, &str, &str); 5] = [
 const PRELOAD: &str = "containerd >/dev/null 2>&1 & \
     for try in $(seq 100); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done; \
     for file in /archives/*; do ctr --namespace k8s.io images import --no-unpack --digests $file; done; kill %1; wait";
+/// How a node says which machine it is; the provider would be late with it else.
+const PROVIDER_ID: &str =
+    r#"sed -i "s|^KUBELET_EXTRA_ARGS=|&--provider-id=docker:////$(hostname) |" /etc/default/kubelet"#;
+/// What our control plane has beyond that.
+const UNKNOWN_TO_TUTORIALS: [(&str, &str); 3] = [
+    ("/clusterConfiguration/apiServer", "extraEnvs"),
+    ("/initConfiguration", "patches"),
+    ("/joinConfiguration", "patches"),
+];
 /// A whole way takes so long at most.
 const WAY: Duration = Duration::from_mins(20);
 
@@ -193,11 +202,15 @@ impl Bench {
         let objects = k8s::parse(&text, "kubeadm-capd")?;
         let objects = objects.into_iter().map(|mut object| {
             for pointer in ["/spec/kubeadmConfigSpec", "/spec/template/spec"] {
-                let Some(spec) = object.data.pointer_mut(pointer).and_then(Value::as_object_mut) else { continue };
-                let Some(Value::Array(mut files)) = spec.remove("files") else { continue };
-                files.retain(|file| !file["path"].as_str().unwrap().starts_with("/etc/containerd/certs.d/"));
-                if !files.is_empty() {
-                    spec.insert("files".to_owned(), Value::Array(files));
+                let Some(spec) = object.data.pointer_mut(pointer) else { continue };
+                if spec.get("preKubeadmCommands").is_none() {
+                    continue;
+                }
+                spec["preKubeadmCommands"] = json!([PROVIDER_ID]);
+                for (of, field) in UNKNOWN_TO_TUTORIALS {
+                    if let Some(Value::Object(of)) = spec.pointer_mut(of) {
+                        of.remove(field);
+                    }
                 }
             }
             if let Some(image) = object.data.pointer_mut("/spec/template/spec/customImage") {

@@ -22,7 +22,7 @@ use crate::node::State;
 pub use addresses::{Addresses, Displaced, Known};
 pub use kind::{CLUSTER_LABEL, HOME_LABEL, Kind, ROLE_LABEL, volume as kind_volume};
 pub use local::{Local, LocalSpec};
-pub use mirror::{LABEL, MIRROR, Mirror, NETWORK};
+pub use mirror::{LABEL, MIRROR, Mirror, NETWORK, Served};
 pub use reach::reachable;
 
 /// A cluster that a backend made.

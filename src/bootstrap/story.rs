@@ -75,7 +75,7 @@ impl Side {
     fn of(cluster: Cluster, events: &Events, remote: watch::Receiver<Option<Cluster>>) -> Self {
         let live = Live::start(&cluster, events);
         let stop = CancellationToken::new();
-        tokio::spawn(Hastener::new(cluster.clone(), remote).run(stop.clone()));
+        tokio::spawn(Hastener::new(cluster.clone(), remote, events.clone()).run(stop.clone()));
         Self { cluster, live, _hasten: stop.drop_guard() }
     }
 }

@@ -111,7 +111,7 @@ impl Publication {
         let hurry = CancellationToken::new();
         let _stop = hurry.clone().drop_guard();
         let (_, remote) = watch::channel(None);
-        tokio::spawn(Hastener::new(cluster.clone(), remote).run(hurry));
+        tokio::spawn(Hastener::new(cluster.clone(), remote, events.clone()).run(hurry));
         let (tag, version) = (self.revision.tag(), self.chart.version().to_owned());
         let mut told = BTreeMap::new();
         let mut failed: Option<(ObjectRef, Stopwatch)> = None;

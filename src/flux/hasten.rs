@@ -13,11 +13,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::RELEASE_NAMESPACE;
+use super::certificate::Certificates;
 use super::control::nudge;
+use crate::event::Events;
 use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
 /// How often the clusters are looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How often definitions are: each is some hundred kilobytes, and there are several.
+const DEFINITIONS: Duration = Duration::from_secs(1);
 /// How often kustomize-controller looks at what a health check waits for.
 const CHECK: Duration = Duration::from_secs(5);
 /// What is seen ready so shortly after a look began, that look may have seen, too.
@@ -61,12 +65,27 @@ pub struct Hastener {
     asked: HashMap<ObjectRef, String>,
     /// Since when each health check runs, with the attempt that it belongs to.
     checks: HashMap<ObjectRef, (String, Instant)>,
+    /// When the definitions that gates wait for were last read, and how far they were, on each cluster.
+    definitions: [Definitions; 2],
+    certificates: Certificates,
+    events: Events,
 }
+
+type Definitions = HashMap<ObjectRef, (Instant, Progress)>;
 
 impl Hastener {
     /// Hurries `cluster`; its Kustomizations may act on `remote`.
-    pub fn new(cluster: Cluster, remote: watch::Receiver<Option<Cluster>>) -> Self {
-        Self { cluster, remote, seen: HashMap::new(), asked: HashMap::new(), checks: HashMap::new() }
+    pub fn new(cluster: Cluster, remote: watch::Receiver<Option<Cluster>>, events: Events) -> Self {
+        Self {
+            cluster,
+            remote,
+            seen: HashMap::new(),
+            asked: HashMap::new(),
+            checks: HashMap::new(),
+            definitions: Default::default(),
+            certificates: Certificates::default(),
+            events,
+        }
     }
 
     /// Works until cancelled. Failures to read or to ask cost speed only, and are tried again.
@@ -99,6 +118,9 @@ impl Hastener {
         let gvk = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
         let kustomizations = self.cluster.list(&gvk, Some(RELEASE_NAMESPACE), None).await?;
         self.time_checks(&kustomizations);
+        if self.checks.values().any(|(_, began)| began.elapsed() > CHECK) {
+            self.certificates.turn(&self.cluster, &self.events).await?;
+        }
         let mut ready: [BTreeMap<Entry, Progress>; 2] = Default::default();
         for (index, remote) in [false, true].into_iter().enumerate() {
             let checked: Vec<&DynamicObject> =
@@ -108,7 +130,7 @@ impl Hastener {
             }
             let cluster = if remote { self.remote.borrow().clone() } else { Some(self.cluster.clone()) };
             let Some(cluster) = cluster else { continue };
-            ready[index] = progress(&cluster, &checked).await?;
+            ready[index] = progress(&cluster, &checked, &mut self.definitions[index]).await?;
         }
         let mut seen = std::mem::take(&mut self.seen);
         for (object, moment) in due(&kustomizations, &ready[0], &ready[1]) {
@@ -154,27 +176,44 @@ fn cost(object: &DynamicObject) -> Duration {
 }
 
 /// How far the objects are that some Kustomizations wait for: those of slow kinds, and whatever a gate names.
-async fn progress(cluster: &Cluster, of: &[&DynamicObject]) -> crate::k8s::Result<BTreeMap<Entry, Progress>> {
+async fn progress(
+    cluster: &Cluster,
+    of: &[&DynamicObject],
+    definitions: &mut Definitions,
+) -> crate::k8s::Result<BTreeMap<Entry, Progress>> {
     let mut found = BTreeMap::new();
-    let mut add = |object: &DynamicObject| {
-        let name = reference(object);
-        let key = (name.group().to_owned(), name.kind, name.namespace.unwrap_or_default(), name.name);
-        found.insert(key, Progress { begun: has_begun(object), ready: is_ready(object) });
-    };
+    let mut add = |object: &DynamicObject| found.insert(entry(reference(object)), progress_of(object));
     let (gates, others): (Vec<_>, Vec<_>) = of.iter().partition(|object| is_gate(object));
     let wanted: BTreeSet<(String, String)> =
         others.into_iter().flat_map(inventory).map(|(group, kind, _, _)| (group, kind)).collect();
     for (group, version, kind) in SLOW {
         if wanted.contains(&(group.to_owned(), kind.to_owned())) {
-            cluster.list(&GroupVersionKind::gvk(group, version, kind), None, None).await?.iter().for_each(&mut add);
+            for object in cluster.list(&GroupVersionKind::gvk(group, version, kind), None, None).await? {
+                add(&object);
+            }
         }
     }
     for name in gates.into_iter().flat_map(named) {
-        if let Ok(Some(object)) = cluster.get(&name).await {
-            add(&object);
+        let known = definitions.get(&name).filter(|(since, _)| since.elapsed() < DEFINITIONS);
+        if let Some((_, progress)) = known {
+            found.insert(entry(name), *progress);
+        } else if let Ok(Some(object)) = cluster.get(&name).await {
+            let progress = progress_of(&object);
+            if name.kind == "CustomResourceDefinition" {
+                definitions.insert(name.clone(), (Instant::now(), progress));
+            }
+            found.insert(entry(name), progress);
         }
     }
     Ok(found)
+}
+
+fn entry(name: ObjectRef) -> Entry {
+    (name.group().to_owned(), name.kind, name.namespace.unwrap_or_default(), name.name)
+}
+
+fn progress_of(object: &DynamicObject) -> Progress {
+    Progress { begun: has_begun(object), ready: is_ready(object) }
 }
 
 /// Whether a Cluster's first control plane answers: for some Kustomizations that is enough.
@@ -276,7 +315,6 @@ pub(crate) fn awaited(object: &DynamicObject) -> Vec<Entry> {
     if !is_gate(object) {
         return inventory(object).collect();
     }
-    let entry = |name: ObjectRef| (name.group().to_owned(), name.kind, name.namespace.unwrap_or_default(), name.name);
     named(object).map(entry).collect()
 }
 

@@ -7,6 +7,7 @@
 
 mod assemble;
 mod canary;
+mod certificate;
 mod chart;
 mod control;
 mod error;

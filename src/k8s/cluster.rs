@@ -300,6 +300,14 @@ impl Cluster {
         api.patch(&object.name, &params, &Patch::Merge(patch)).await.map_err(self.request(format!("patch {object}")))
     }
 
+    /// The same for its status.
+    pub async fn merge_status(&self, object: &ObjectRef, patch: &Value) -> Result<DynamicObject> {
+        let api = self.api(&object.gvk(), object.namespace.as_deref()).await?;
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        let patched = api.patch_status(&object.name, &params, &Patch::Merge(patch)).await;
+        patched.map_err(self.request(format!("patch the status of {object}")))
+    }
+
     /// The text of one key of a Secret; `None` when the Secret or the key does not exist.
     pub async fn secret_text(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>> {
         use base64::Engine as _;

@@ -335,6 +335,14 @@ impl Node {
         Ok(())
     }
 
+    /// Ends everything of it at once: nobody will miss what a throw-away cluster would still write down.
+    async fn kill(&self) -> Result<()> {
+        let Some(pid) = self.daemon_pid()? else { return Ok(()) };
+        exec::signal(pid, Signal::KILL);
+        ledger::end_leftovers(&self.paths.ledger, Duration::ZERO).await?;
+        self.await_end().await
+    }
+
     /// The pid of the daemon that holds the node's lock.
     fn daemon_pid(&self) -> Result<Option<u32>> {
         Ok(match fsx::Lock::try_take(&self.paths.lock)? {
@@ -345,6 +353,9 @@ impl Node {
 
     /// Stops it and removes every file of it.
     pub async fn delete(self) -> Result<()> {
+        if self.config.throw_away {
+            self.kill().await?;
+        }
         self.stop().await?;
         // First what makes it a node: a removal that is interrupted is finished by the next creation or deletion.
         fsx::remove_dir(&self.paths.pods)?;

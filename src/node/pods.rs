@@ -54,6 +54,7 @@ fn told(config: &NodeConfig, paths: &Paths, ledger: &Ledger) -> Result<RunnerCon
         extra_profiles: config.profiles.clone(),
         ledger: ledger.clone(),
         cluster_domain: CLUSTER_DOMAIN.into(),
+        throw_away: config.throw_away,
     })
 }
 

@@ -1,11 +1,13 @@
 //! bootstrap-cluster and teardown: the bootstrap cluster comes and goes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 use super::prepare::unpack_images;
-use crate::backend::{Backend, LABEL, Mirror};
+use crate::backend::{Backend, LABEL, Mirror, Served};
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
 use crate::environment::Machines;
@@ -42,14 +44,12 @@ impl Step<Story> for BootstrapCluster {
         match &story.backend {
             // Images are unpacked while the control plane starts, and the machines' registry is filled.
             Backend::Local(_) => {
-                let images = async { tokio::try_join!(unpack_images(story, scope), mirror(story, scope)) };
+                let images =
+                    async { tokio::try_join!(unpack_images(story, scope), mirror(story, scope, async || Ok(()))) };
                 tokio::try_join!(scope.effect("create", create), images).map(|_| ())
             }
             // Its own node is started from the mirror.
-            Backend::Kind(_) => {
-                mirror(story, scope).await?;
-                scope.effect("create", create).await.map(|_| ())
-            }
+            Backend::Kind(_) => mirror(story, scope, async || scope.effect("create", create).await.map(|_| ())).await,
         }
     }
     async fn undo(&self, story: &Story, scope: &Scope) -> Result<Undo> {
@@ -58,16 +58,32 @@ impl Step<Story> for BootstrapCluster {
     }
 }
 
-/// The registry of whatever is a container of the local Docker.
-async fn mirror(story: &Story, scope: &Scope) -> Result<()> {
-    let Some(docker) = story.docker() else { return Ok(()) };
+/// The registry of whatever is a container of the local Docker. What is begun `then` finds in it whatever every node needs; what the
+/// environment's machines need beyond that is found out meanwhile.
+async fn mirror(story: &Story, scope: &Scope, then: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    let Some(docker) = story.docker() else { return then().await };
     let mirror = Mirror::new(docker.clone(), story.bundle().await?.clone(), story.home.clone());
-    let fill = async {
-        let serve = mirror.serve(&scope.events, scope.deadline, &scope.cancel);
-        let (served, machines) = tokio::try_join!(serve, story.machine_images())?;
-        mirror.fill(&served, &machines, &scope.events, &scope.cancel).await
+    let fill = async |served: &Served, machines: BTreeMap<_, _>| {
+        scope.effect("mirror", mirror.fill(served, &machines, &scope.events, &scope.cancel)).await
     };
-    scope.effect("mirror", fill).await?;
+    let (found, machines) = oneshot::channel();
+    let look = async {
+        let _ = found.send(story.machine_images().await?);
+        Ok(())
+    };
+    let serve = async {
+        let served = mirror.serve(&scope.events, scope.deadline, &scope.cancel).await?;
+        fill(&served, BTreeMap::new()).await?;
+        let others = async {
+            match machines.await {
+                Ok(machines) => fill(&served, machines).await,
+                // The search has failed, and says why.
+                Err(_) => Ok(()),
+            }
+        };
+        tokio::try_join!(then(), others)
+    };
+    tokio::try_join!(look, serve)?;
     let socket = access::DOCKER_SOCKET;
     let needed = story.environment.settings().machines == Machines::Docker;
     // Docker would make a folder of that name, and the provider would wait for ever.

@@ -6,11 +6,12 @@ use crate::backend::{Addresses, CLUSTER_LABEL};
 use crate::bootstrap::{Story, access};
 use crate::clock::{Look, Stopwatch};
 use crate::docker::{Container, Docker};
+use crate::environment::Backend;
 use crate::failure::{Failure, Kind, Result};
 use crate::saga::Scope;
 
-/// How often docker is asked.
-const EVERY: Duration = Duration::from_secs(2);
+/// How often docker is asked, which takes a tenth of a second of a processor.
+const EVERY: Duration = Duration::from_secs(4);
 /// One that ends is started again by docker, or replaced by Cluster API, within this time, or by nobody.
 const GRACE: Duration = Duration::from_secs(12);
 /// A daemon that is restarted ends its containers first, and answers again within this time.
@@ -19,7 +20,8 @@ const RESTART: Duration = Duration::from_mins(1);
 /// Waits until a container that the run needs is gone for good; never ends where there are none.
 pub async fn container(story: &Story, scope: &Scope) -> Failure {
     let Some(docker) = story.docker() else { return std::future::pending().await };
-    let own = access::name(story.environment.name());
+    let settings = story.environment.settings();
+    let own = (settings.backend == Backend::Kind).then(|| access::name(story.environment.name()));
     // Whoever needs the publication says that there is none.
     let Ok(management) = story.cluster_name().await else { return std::future::pending().await };
     let mut addresses = match Addresses::of(&story.home, story.environment.name()) {
@@ -31,7 +33,7 @@ pub async fn container(story: &Story, scope: &Scope) -> Failure {
         .wait("a container that ended")
         .every(EVERY)
         .until(async || {
-            let (found, grace) = match look(docker, &own, &management, &mut addresses).await {
+            let (found, grace) = match look(docker, own.as_deref(), &management, &mut addresses).await {
                 Ok(None) => {
                     since = None;
                     return Ok(Look::<()>::Pending("all run".into()));
@@ -59,11 +61,12 @@ pub async fn container(story: &Story, scope: &Scope) -> Failure {
 /// The failure that the first container is that ended, or is not where it was.
 async fn look(
     docker: &Docker,
-    bootstrap: &str,
+    bootstrap: Option<&str>,
     management: &str,
     addresses: &mut Addresses,
 ) -> Result<Option<Failure>> {
-    for (cluster, what) in [(bootstrap, "the bootstrap cluster"), (management, "the management cluster")] {
+    let bootstrap = bootstrap.map(|cluster| (cluster, "the bootstrap cluster"));
+    for (cluster, what) in bootstrap.into_iter().chain([(management, "the management cluster")]) {
         let all = docker.containers(&format!("{CLUSTER_LABEL}={cluster}")).await?;
         if let Some(ended) = all.iter().find(|container| has_ended(container.state())) {
             return Ok(Some(failure(ended, what)));

@@ -47,6 +47,8 @@ pub struct RunnerConfig {
     pub ledger: Ledger,
     /// Domain of Services.
     pub cluster_domain: String,
+    /// Whether the cluster lives for minutes only.
+    pub throw_away: bool,
 }
 
 /// Where the API server listens.

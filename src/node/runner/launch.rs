@@ -111,6 +111,10 @@ pub async fn prepare(pod: &Arc<PodContext>, container: &Container, volumes: &[Vo
     let paths = PathMap::new(mounts, root, folders.of("root"));
 
     let mut runner_env = proxy_env(pod.node.config.pod_proxy_url.as_deref());
+    if pod.node.config.throw_away {
+        // Of its minutes, a tenth went into the collection of garbage.
+        runner_env.insert("GOGC".into(), "400".into());
+    }
     runner_env.insert("HOSTNAME".into(), pod.spec().hostname.unwrap_or_else(|| pod.name.clone()));
     runner_env.insert("HOME".into(), folders.of("home").to_string_lossy().into_owned());
     let temporary = paths.mounted(Path::new("/tmp")).unwrap_or_else(|| folders.of("tmp"));

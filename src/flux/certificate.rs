@@ -1,0 +1,69 @@
+//! Certificates that cert-manager would ask for again in an hour.
+//!
+//! Now and then it makes the key of a Certificate twice, and the request that was signed with the first one fails. The next
+//! one follows an hour later; until then a webhook has no CA, and Flux waits for it in vain. cert-manager itself would do
+//! well at once, so it is made to forget the failure.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::event::Events;
+use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, Result, condition, reference};
+
+/// An issuer that fails so often will go on failing.
+const AT_MOST: usize = 3;
+
+/// Has failed Certificates of one cluster issued again.
+#[derive(Debug, Default)]
+pub(super) struct Certificates {
+    /// The failures that were made forgotten.
+    forgotten: HashMap<ObjectRef, Vec<String>>,
+}
+
+impl Certificates {
+    /// Looks at all of them once.
+    pub async fn turn(&mut self, cluster: &Cluster, events: &Events) -> Result<()> {
+        let gvk = GroupVersionKind::gvk("cert-manager.io", "v1", "Certificate");
+        for object in cluster.list(&gvk, None, None).await? {
+            let Some((when, why)) = failure(&object) else { continue };
+            let name = reference(&object);
+            let forgotten = self.forgotten.entry(name.clone()).or_default();
+            if forgotten.len() == AT_MOST || forgotten.iter().any(|before| before == when) {
+                continue;
+            }
+            forgotten.push(when.to_owned());
+            events.progress(name.to_string(), format!("is asked for again, and not in an hour: {why}"));
+            let forget = json!({"status": {"lastFailureTime": null, "failedIssuanceAttempts": null}});
+            cluster.merge_status(&name, &forget).await?;
+        }
+        Ok(())
+    }
+}
+
+/// When the last request for a Certificate failed, and why, if cert-manager waits since then.
+fn failure(object: &DynamicObject) -> Option<(&str, &str)> {
+    let when = object.data.pointer("/status/lastFailureTime").and_then(Value::as_str)?;
+    let issuing = condition(object, "Issuing").filter(|c| c["status"] == "False" && c["reason"] == "Failed")?;
+    Some((when, issuing["message"].as_str().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_waits_when_its_last_request_failed_and_no_other_has_begun() {
+        let certificate = |time: Value, status: &str, reason: &str| {
+            let object = json!({"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "metadata": {"name": "c"},
+                "status": {"lastFailureTime": time, "conditions": [
+                    {"type": "Issuing", "status": status, "reason": reason, "message": "CSR not signed"},
+                    {"type": "Ready", "status": "False"}]}});
+            let object = serde_json::from_value(object).unwrap();
+            failure(&object).map(|(when, why)| format!("{when} {why}"))
+        };
+        assert_eq!(certificate(json!("t1"), "False", "Failed").as_deref(), Some("t1 CSR not signed"));
+        assert_eq!(certificate(json!("t1"), "True", "DoesNotExist"), None, "it is under way");
+        assert_eq!(certificate(Value::Null, "False", "Failed"), None, "it was made forgotten");
+    }
+}
