@@ -5,12 +5,15 @@
 //! well at once, so it is made to forget the failure.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::event::Events;
 use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, Result, condition, reference};
 
+/// How often they are looked at.
+const EVERY: Duration = Duration::from_secs(2);
 /// An issuer that fails so often will go on failing.
 const AT_MOST: usize = 3;
 
@@ -19,11 +22,16 @@ const AT_MOST: usize = 3;
 pub(super) struct Certificates {
     /// The failures that were made forgotten.
     forgotten: HashMap<ObjectRef, Vec<String>>,
+    looked: Option<Instant>,
 }
 
 impl Certificates {
-    /// Looks at all of them once.
+    /// Looks at all of them, unless it just did.
     pub async fn turn(&mut self, cluster: &Cluster, events: &Events) -> Result<()> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
         let gvk = GroupVersionKind::gvk("cert-manager.io", "v1", "Certificate");
         for object in cluster.list(&gvk, None, None).await? {
             let Some((when, why)) = failure(&object) else { continue };
@@ -32,10 +40,10 @@ impl Certificates {
             if forgotten.len() == AT_MOST || forgotten.iter().any(|before| before == when) {
                 continue;
             }
-            forgotten.push(when.to_owned());
-            events.progress(name.to_string(), format!("is asked for again, and not in an hour: {why}"));
             let forget = json!({"status": {"lastFailureTime": null, "failedIssuanceAttempts": null}});
             cluster.merge_status(&name, &forget).await?;
+            events.progress(name.to_string(), format!("is asked for again, and not in an hour: {why}"));
+            forgotten.push(when.to_owned());
         }
         Ok(())
     }

@@ -24,6 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const DEFINITIONS: Duration = Duration::from_secs(1);
 /// How often kustomize-controller looks at what a health check waits for.
 const CHECK: Duration = Duration::from_secs(5);
+/// A check that takes longer than this may wait for something that will not come by itself.
+const SOON: Duration = Duration::from_secs(2);
 /// What is seen ready so shortly after a look began, that look may have seen, too.
 const LAG: Duration = Duration::from_millis(500);
 /// A check whose look has seen everything ready is over by then.
@@ -118,7 +120,7 @@ impl Hastener {
         let gvk = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
         let kustomizations = self.cluster.list(&gvk, Some(RELEASE_NAMESPACE), None).await?;
         self.time_checks(&kustomizations);
-        if self.checks.values().any(|(_, began)| began.elapsed() > CHECK) {
+        if self.checks.values().any(|(_, began)| began.elapsed() > SOON) {
             self.certificates.turn(&self.cluster, &self.events).await?;
         }
         let mut ready: [BTreeMap<Entry, Progress>; 2] = Default::default();
