@@ -60,8 +60,10 @@ const PRELOAD: &str = "containerd >/dev/null 2>&1 & \
 const PROVIDER_ID: &str =
     r#"sed -i "s|^KUBELET_EXTRA_ARGS=|&--provider-id=docker:////$(hostname) |" /etc/default/kubelet"#;
 /// What our control plane has beyond that.
-const UNKNOWN_TO_TUTORIALS: [(&str, &str); 3] = [
+const UNKNOWN_TO_TUTORIALS: [(&str, &str); 5] = [
     ("/clusterConfiguration/apiServer", "extraEnvs"),
+    ("/clusterConfiguration", "controllerManager"),
+    ("/clusterConfiguration", "scheduler"),
     ("/initConfiguration", "patches"),
     ("/joinConfiguration", "patches"),
 ];

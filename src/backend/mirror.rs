@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -48,6 +49,8 @@ pub struct Served {
     registry: Registry,
     /// Its address as the daemon reaches it.
     near: String,
+    /// What it was given.
+    given: Mutex<BTreeSet<String>>,
 }
 
 /// The mirror of a bundle.
@@ -87,7 +90,7 @@ impl Mirror {
             })
             .await?;
         // To the daemon, its own host is near in any case.
-        Ok(Served { registry, near: format!("{HERE}:{port}") })
+        Ok(Served { registry, near: format!("{HERE}:{port}"), given: Mutex::default() })
     }
 
     /// Gives it what it lacks, and docker the images that it starts machines from.
@@ -111,7 +114,11 @@ impl Mirror {
                 None => refuse_unless_foreign(image, template, &entries)?,
             }
         }
-        self.bundle.push_images(&served.registry, &wanted, events, cancel).await?;
+        let lacks = !wanted.is_subset(&served.given.lock().unwrap_or_else(PoisonError::into_inner));
+        if lacks {
+            self.bundle.push_images(&served.registry, &wanted, events, cancel).await?;
+            served.given.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted);
+        }
         futures::stream::iter(&images).map(Ok).try_for_each(|image| self.load(image, &served.near, events)).await
     }
 

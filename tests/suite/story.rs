@@ -310,7 +310,7 @@ async fn a_certificate_fails(cluster: &Cluster) {
     let secret = ObjectRef::namespaced("v1", "Secret", "default", "failed");
     let there = async || cluster.get(&secret).await.is_ok_and(|found| found.is_some());
     until("the certificate", there).await;
-    let now = jiff::Timestamp::now();
+    let now = cluster_init::clock::now();
     let found = cluster.get(&certificate).await.unwrap().unwrap();
     let mut conditions = found.data["status"]["conditions"].as_array().unwrap().clone();
     conditions.retain(|condition| condition["type"] != "Issuing");
