@@ -17,7 +17,7 @@ const RECIPE: &str = "2";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 29] = [
+const FILES: [(&str, &str); 30] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -42,6 +42,7 @@ const FILES: [(&str, &str); 29] = [
     ("node/rootfs/containerd.service.conf", include_str!("../../tools/parts/node/rootfs/containerd.service.conf")),
     ("node/rootfs/containerd.toml", include_str!("../../tools/parts/node/rootfs/containerd.toml")),
     ("node/rootfs/default-cni.yaml", include_str!("../../tools/parts/node/rootfs/default-cni.yaml")),
+    ("node/rootfs/coredns-patch.yaml", include_str!("../../tools/parts/node/rootfs/coredns-patch.yaml")),
     ("node/rootfs/default-storage.yaml", include_str!("../../tools/parts/node/rootfs/default-storage.yaml")),
     ("node/rootfs/entrypoint", include_str!("../../tools/parts/node/rootfs/entrypoint")),
     ("node/rootfs/kubelet.service", include_str!("../../tools/parts/node/rootfs/kubelet.service")),
