@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use cluster_init::exec::{self, Child, Command};
 use cluster_init::fsx;
-use cluster_init::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition, reference};
+use cluster_init::k8s::{Cluster, DynamicObject, GroupVersionKind, condition};
 use rustix::process::Signal;
-use serde_json::{Value, json};
 
 use crate::support::{Ended, Home, ended};
 
@@ -273,13 +272,7 @@ async fn day_two(run: &Run<'_>, management: &Cluster) {
     assert_eq!(dirty.code, 2, "{}", dirty.stderr);
     assert!(dirty.stderr.contains("management-cluster/local/workers.yaml"), "{}", dirty.stderr);
     run.repository.commit("one more worker").await;
-    a_certificate_fails(management).await;
     run.run(&["publish", "local"]).await.ok();
-    until("the certificate to be issued again", async || {
-        let secret = management.secret_text("default", "failed", "tls.crt").await;
-        secret.is_ok_and(|text| text.is_some())
-    })
-    .await;
 
     until("a second worker with a Node", async || {
         let machines = machines(management).await;
@@ -295,33 +288,6 @@ async fn day_two(run: &Run<'_>, management: &Cluster) {
     );
     let nodes = all(management, gvk("", "v1", "Node")).await;
     assert_eq!(names(&nodes), names(&after), "every Machine has its Node");
-}
-
-/// Leaves a Certificate as cert-manager does whose request has failed: it waits for an hour before the next one.
-async fn a_certificate_fails(cluster: &Cluster) {
-    let object = |kind: &str, spec: Value| {
-        let object = json!({"apiVersion": "cert-manager.io/v1", "kind": kind,
-            "metadata": {"name": "failed", "namespace": "default"}, "spec": spec});
-        serde_json::from_value::<DynamicObject>(object).unwrap()
-    };
-    cluster.apply(&object("Issuer", json!({"selfSigned": {}}))).await.unwrap();
-    let spec = json!({"secretName": "failed", "dnsNames": ["failed.default.svc"], "issuerRef": {"name": "failed"}});
-    let certificate = reference(&cluster.apply(&object("Certificate", spec)).await.unwrap());
-    let secret = ObjectRef::namespaced("v1", "Secret", "default", "failed");
-    let there = async || cluster.get(&secret).await.is_ok_and(|found| found.is_some());
-    until("the certificate", there).await;
-    let now = cluster_init::clock::now();
-    let found = cluster.get(&certificate).await.unwrap().unwrap();
-    let mut conditions = found.data["status"]["conditions"].as_array().unwrap().clone();
-    conditions.retain(|condition| condition["type"] != "Issuing");
-    conditions.push(json!({"type": "Issuing", "status": "False", "reason": "Failed", "message": "CSR not signed",
-        "lastTransitionTime": now.to_string()}));
-    let second = now.round(jiff::Unit::Second).unwrap().to_string();
-    let status = json!({"lastFailureTime": second, "failedIssuanceAttempts": 1, "conditions": conditions});
-    cluster.merge_status(&certificate, &json!({"status": status})).await.unwrap();
-    cluster.delete(&secret, &kube::api::DeleteParams::default()).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(!there().await, "cert-manager waits");
 }
 
 /// kill -9 of a part of the control plane: it is started again, and an event says so.
