@@ -3,7 +3,8 @@
 //! kustomize-controller looks at a health check every 5 s, and at an open dependency every 5 s (30 s as released). A request
 //! to reconcile makes it look at once: it ends a running health check and begins anew, so it is sent only when every object
 //! that the check waits for is ready, once for each such moment, and not when the check is about to end by itself: to build
-//! and compare a large component again costs a second or two. Flux alone would come to the same result, later.
+//! and compare a large component again costs a second or two. Flux alone would come to the same result, later. Neither
+//! request nor remedy is in the journal: a run that goes on finds out anew what waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};

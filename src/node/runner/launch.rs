@@ -112,7 +112,7 @@ pub async fn prepare(pod: &Arc<PodContext>, container: &Container, volumes: &[Vo
 
     let mut runner_env = proxy_env(pod.node.config.pod_proxy_url.as_deref());
     if pod.node.config.throw_away {
-        // Of its minutes, a tenth went into the collection of garbage.
+        // A sixth of what Flux and the API server did in its minutes was the collection of garbage.
         runner_env.insert("GOGC".into(), "400".into());
     }
     runner_env.insert("HOSTNAME".into(), pod.spec().hostname.unwrap_or_else(|| pod.name.clone()));
