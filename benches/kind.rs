@@ -70,6 +70,9 @@ const UNKNOWN_TO_TUTORIALS: [(&str, &str); 5] = [
 /// A whole way takes so long at most.
 const WAY: Duration = Duration::from_mins(20);
 
+/// How long what was deleted slows a file system.
+const SETTLE: Duration = Duration::from_secs(35);
+
 /// Seconds of each step, and of all.
 struct Times {
     steps: Vec<(String, f64)>,
@@ -295,6 +298,9 @@ async fn clean() {
             docker(&[&["rm", "--force", "--volumes"], &ids[..]].concat()).await.unwrap();
         }
     }
+    // What one way wrote and deleted would be on the disk's list while etcd of the next one waits for it: kubeadm takes twice as long then.
+    tokio::task::spawn_blocking(rustix::fs::sync).await.unwrap();
+    tokio::time::sleep(SETTLE).await;
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -17,7 +17,7 @@ const RECIPE: &str = "2";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 30] = [
+const FILES: [(&str, &str); 31] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -47,6 +47,7 @@ const FILES: [(&str, &str); 30] = [
     ("node/rootfs/entrypoint", include_str!("../../tools/parts/node/rootfs/entrypoint")),
     ("node/rootfs/kubelet.service", include_str!("../../tools/parts/node/rootfs/kubelet.service")),
     ("node/rootfs/kubelet.slice", include_str!("../../tools/parts/node/rootfs/kubelet.slice")),
+    ("node/rootfs/proxied", include_str!("../../tools/parts/node/rootfs/proxied")),
     ("node/rootfs/runc", include_str!("../../tools/parts/node/rootfs/runc")),
 ];
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::RELEASE_NAMESPACE;
 use super::certificate::Certificates;
 use super::control::nudge;
+use super::progress::Progress;
 use crate::event::Events;
 use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
@@ -33,7 +34,7 @@ const LAG: Duration = Duration::from_millis(500);
 const OVER: Duration = Duration::from_secs(1);
 
 /// Kinds that are not ready as soon as they are applied, with the version in which they are read.
-const SLOW: [(&str, &str, &str); 7] = [
+const SLOW: [(&str, &str, &str); 8] = [
     ("apps", "v1", "Deployment"),
     ("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration"),
     ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration"),
@@ -41,21 +42,11 @@ const SLOW: [(&str, &str, &str); 7] = [
     ("helm.toolkit.fluxcd.io", "v2", "HelmRelease"),
     ("cluster.x-k8s.io", "v1beta2", "Cluster"),
     ("cluster.x-k8s.io", "v1beta2", "MachineDeployment"),
+    ("controlplane.cluster.x-k8s.io", "v1beta2", "KubeadmControlPlane"),
 ];
-
-/// Where Cluster API's manager notes the generation of a definition that it has seen.
-const SEEN: &str = "crd-migration.cluster.x-k8s.io/observed-generation";
 
 /// Group, kind, namespace and name: how an inventory names an object.
 type Entry = (String, String, String, String);
-
-/// How far a slow object is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Progress {
-    /// Enough for what only waits for it to begin.
-    begun: bool,
-    ready: bool,
-}
 
 /// Hurries the Kustomizations of the release on one cluster.
 #[derive(Debug)]
@@ -185,7 +176,7 @@ async fn progress(
     definitions: &mut Definitions,
 ) -> crate::k8s::Result<BTreeMap<Entry, Progress>> {
     let mut found = BTreeMap::new();
-    let mut add = |object: &DynamicObject| found.insert(entry(reference(object)), progress_of(object));
+    let mut add = |object: &DynamicObject| found.insert(entry(reference(object)), Progress::of(object));
     let (gates, others): (Vec<_>, Vec<_>) = of.iter().partition(|object| is_gate(object));
     let wanted: BTreeSet<(String, String)> =
         others.into_iter().flat_map(inventory).map(|(group, kind, _, _)| (group, kind)).collect();
@@ -201,7 +192,7 @@ async fn progress(
         if let Some((_, progress)) = known {
             found.insert(entry(name), *progress);
         } else if let Ok(Some(object)) = cluster.get(&name).await {
-            let progress = progress_of(&object);
+            let progress = Progress::of(&object);
             if name.kind == "CustomResourceDefinition" {
                 definitions.insert(name.clone(), (Instant::now(), progress));
             }
@@ -213,32 +204,6 @@ async fn progress(
 
 fn entry(name: ObjectRef) -> Entry {
     (name.group().to_owned(), name.kind, name.namespace.unwrap_or_default(), name.name)
-}
-
-fn progress_of(object: &DynamicObject) -> Progress {
-    Progress { begun: has_begun(object), ready: is_ready(object) }
-}
-
-/// Whether a Cluster's first control plane answers: for some Kustomizations that is enough.
-fn has_begun(object: &DynamicObject) -> bool {
-    object.data.pointer("/status/initialization/controlPlaneInitialized") == Some(&Value::Bool(true))
-}
-
-/// Whether an object is ready by the health check of its Kustomization, which for some kinds asks more than its conditions say.
-fn is_ready(object: &DynamicObject) -> bool {
-    if let Some(webhooks) = object.data["webhooks"].as_array() {
-        let has = |webhook: &Value, field: &str| webhook["clientConfig"].get(field).is_some();
-        return webhooks.iter().all(|webhook| has(webhook, "caBundle") || !has(webhook, "service"));
-    }
-    if object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition") {
-        let seen = object.metadata.annotations.as_ref().and_then(|all| all.get(SEEN)?.parse::<i64>().ok());
-        let bundle = object.data.pointer("/spec/conversion/webhook/clientConfig/caBundle");
-        return bundle.is_some() && seen.is_some() && seen == object.metadata.generation;
-    }
-    let counts = |pointer| object.data.pointer(pointer) == object.data.pointer("/spec/replicas");
-    let all = object.types.as_ref().is_none_or(|types| types.kind != "MachineDeployment")
-        || (counts("/status/readyReplicas") && counts("/status/upToDateReplicas"));
-    all && readiness(object).is_ready()
 }
 
 /// Kustomizations that would get on if they were looked at now, each with the moment that makes it so: the same moment is no
@@ -468,36 +433,5 @@ mod tests {
         assert!(due(&gate, &BTreeMap::new(), &BTreeMap::new()).is_empty(), "it does not exist yet");
         assert!(due(&gate, &state(false), &BTreeMap::new()).is_empty());
         assert_eq!(due(&gate, &state(true), &BTreeMap::new()).len(), 1);
-    }
-
-    #[test]
-    fn a_definition_is_ready_once_cluster_api_has_seen_it_with_its_ca() {
-        let definition = |seen: &str, config: Value| {
-            let object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-                "metadata": {"name": "d", "generation": 2, "annotations": {SEEN: seen}},
-                "spec": {"conversion": {"webhook": {"clientConfig": config}}}});
-            is_ready(&serde_json::from_value(object).unwrap())
-        };
-        assert!(!definition("2", json!({})) && !definition("1", json!({"caBundle": "x"})));
-        assert!(definition("2", json!({"caBundle": "x"})));
-    }
-
-    #[test]
-    fn webhooks_and_machines_are_judged_as_their_health_checks_do() {
-        let object = |value: Value| serde_json::from_value::<DynamicObject>(value).unwrap();
-        let webhook = |config: Value| {
-            object(json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
-                "metadata": {"name": "w"}, "webhooks": [{"clientConfig": config}]}))
-        };
-        assert!(!is_ready(&webhook(json!({"service": {}}))));
-        assert!(is_ready(&webhook(json!({"service": {}, "caBundle": "x"}))) && is_ready(&webhook(json!({"url": "x"}))));
-        let machines = |ready: i64| {
-            object(
-                json!({"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "MachineDeployment", "metadata": {"name": "m"},
-                "spec": {"replicas": 2}, "status": {"readyReplicas": ready, "upToDateReplicas": 2,
-                "conditions": [{"type": "Available", "status": "True"}]}}),
-            )
-        };
-        assert!(!is_ready(&machines(1)) && is_ready(&machines(2)));
     }
 }

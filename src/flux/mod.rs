@@ -15,6 +15,7 @@ mod hasten;
 mod install;
 pub mod kustomize;
 mod package;
+mod progress;
 mod ready;
 mod values;
 
