@@ -16,6 +16,7 @@ const VALUES: &str = "environment-values/kubeadm-capd/values.yaml";
 async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
     let run = Run::new().await;
     bootstrap(&run, "kind", 2).await;
+    no_pod_was_too_early(&run).await;
     grow(&run).await;
     run.end().await;
 }
@@ -25,6 +26,7 @@ async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
 async fn kubeadm_capd_is_bootstrapped_with_local_processes_and_makes_a_workload_cluster() {
     let run = Run::new().await;
     bootstrap(&run, "local", 2).await;
+    no_pod_was_too_early(&run).await;
     let machines = containers_of("management-cluster").await;
     workload_cluster(&run).await;
     assert_eq!(containers_of("management-cluster").await, machines, "the management cluster is what it was");
@@ -140,6 +142,13 @@ async fn bootstrap(run: &Run, backend: &str, machines: usize) {
     let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
     assert_eq!(ready(&nodes), machines, "{nodes}");
     assert_eq!(containers_of("kubeadm-capd-bootstrap").await, Vec::<String>::new(), "the bootstrap cluster is gone");
+}
+
+/// A pod that starts before its node leads Services somewhere is led out of the cluster, and ends.
+async fn no_pod_was_too_early(run: &Run) {
+    let pods = run.kubectl(&["-n", "cert-manager", "get", "pods", "--no-headers"]).await;
+    let restarts: Vec<&str> = pods.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+    assert_eq!(restarts, ["0"; 3], "{pods}");
 }
 
 /// One worker more by a commit.
