@@ -1,6 +1,6 @@
 //! Preflight: everything that can be known to be wrong before anything is made.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use serde::Serialize;
@@ -21,6 +21,9 @@ const INOTIFY: u64 = 64;
 const INOTIFY_NODES: u64 = 512;
 /// Disk that images and containers of three nodes take.
 const DISK_DOCKER: u64 = 6 << 30;
+
+/// Where the docker provider listens for clusters that exist in memory only, whatever its flags say.
+const PROVIDER_PORT: u16 = 19_000;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -234,6 +237,9 @@ async fn ports(story: &Story) -> Result<String> {
     probe.map_err(|error| Failure::preflight("no port can be opened on 127.0.0.1").caused_by(error))?;
     let own = access::name(story.environment.name());
     let Some(node) = node::list(&story.home)?.into_iter().find(|node| node.config().cluster == own) else {
+        if matches!(story.backend, Backend::Local(_)) && story.environment.settings().machines == Machines::Docker {
+            free_for_provider(PROVIDER_PORT)?;
+        }
         return Ok("chosen when the bootstrap cluster is made".into());
     };
     if node.status().await?.state != State::Stopped {
@@ -256,6 +262,17 @@ async fn ports(story: &Story) -> Result<String> {
         taken.join(", ")
     ))
     .hint(format!("see who listens (ss -ltnp), or begin anew: cluster-init local delete {name}")))
+}
+
+/// Cluster API's docker provider, a process of this host where the bootstrap cluster is one, can have its port.
+fn free_for_provider(port: u16) -> Result<()> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop).map_err(|_| {
+        Failure::preflight(format!(
+            "port {port} is taken, and Cluster API's docker provider listens there and nowhere else"
+        ))
+        .hint("see who listens (ss -ltnp): another bootstrap with plain processes has it until its hand-over")
+        .hint("or have the bootstrap cluster made by kind, which has a network of its own: --backend kind")
+    })
 }
 
 /// What an earlier run left is taken up by this one, or is refused.
@@ -339,5 +356,19 @@ mod tests {
         assert_eq!(refused.to_string(), "900 MiB are free in docker's /var/lib/docker, 6144 MiB are needed");
         assert_eq!(refused.kind, Kind::Preflight);
         assert_eq!(refused.hints, ["free what is not used: docker system prune"]);
+    }
+
+    #[test]
+    fn a_port_that_the_docker_provider_cannot_have_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let refused = free_for_provider(port).unwrap_err();
+        let said = format!("port {port} is taken, and Cluster API's docker provider listens there and nowhere else");
+        assert_eq!((refused.to_string(), refused.kind), (said, Kind::Preflight));
+        assert!(
+            refused.hints[0].starts_with("see who listens (ss -ltnp)") && refused.hints[1].ends_with("--backend kind")
+        );
+        drop(taken);
+        assert!(free_for_provider(port).is_ok());
     }
 }
