@@ -266,11 +266,12 @@ async fn ports(story: &Story) -> Result<String> {
 
 /// Cluster API's docker provider, a process of this host where the bootstrap cluster is one, can have its port.
 fn free_for_provider(port: u16) -> Result<()> {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop).map_err(|_| {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop).map_err(|error| {
         Failure::preflight(format!(
-            "port {port} is taken, and Cluster API's docker provider listens there and nowhere else"
+            "port {port} cannot be had, and Cluster API's docker provider listens there and nowhere else"
         ))
-        .hint("see who listens (ss -ltnp): another bootstrap with plain processes has it until its hand-over")
+        .caused_by(error)
+        .hint("see who listens (ss -ltnp): a bootstrap cluster of plain processes has it as long as it is there (cluster-init local list)")
         .hint("or have the bootstrap cluster made by kind, which has a network of its own: --backend kind")
     })
 }
@@ -363,10 +364,12 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
         let refused = free_for_provider(port).unwrap_err();
-        let said = format!("port {port} is taken, and Cluster API's docker provider listens there and nowhere else");
-        assert_eq!((refused.to_string(), refused.kind), (said, Kind::Preflight));
+        let said =
+            format!("port {port} cannot be had, and Cluster API's docker provider listens there and nowhere else");
+        assert!(refused.to_string().starts_with(&said), "{refused}");
+        assert_eq!(refused.kind, Kind::Preflight);
         assert!(
-            refused.hints[0].starts_with("see who listens (ss -ltnp)") && refused.hints[1].ends_with("--backend kind")
+            refused.hints[0].ends_with("(cluster-init local list)") && refused.hints[1].ends_with("--backend kind")
         );
         drop(taken);
         assert!(free_for_provider(port).is_ok());
