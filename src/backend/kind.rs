@@ -40,6 +40,8 @@ pub const ROLE_LABEL: &str = "io.x-k8s.kind.role";
 pub const HOME_LABEL: &str = "cluster-init.dev/home";
 /// Another one: on whose behalf.
 const OWNER_LABEL: &str = "cluster-init.dev/owner";
+/// The variable that makes kind use podman.
+const PROVIDER: &str = "KIND_EXPERIMENTAL_PROVIDER";
 /// Deleting a cluster takes this long at most.
 const DELETE: Duration = Duration::from_mins(2);
 /// Asking kind something.
@@ -79,6 +81,12 @@ impl Kind {
     async fn program(&self) -> Result<PathBuf> {
         let bundle = self.open_bundle()?;
         if bundle.is_with("docker") { Ok(bundle.tool_async("kind").await?) } else { Ok(PathBuf::from("kind")) }
+    }
+
+    /// kind itself, with the daemon that the rest of the program uses; by itself it prefers Docker.
+    async fn command(&self) -> Result<Command> {
+        let command = Command::new(self.program().await?);
+        Ok(if self.docker.is_podman().await? { command.env(PROVIDER, "podman") } else { command })
     }
 
     /// The containers of a cluster, control planes first; whoever made them.
@@ -185,7 +193,9 @@ impl Kind {
         fsx::write_private(&folder.join("kind.yaml"), config)?;
         events.progress(format!("kind cluster {name}"), "being made");
         let unfinished = folder.join("kubeconfig.unfinished");
-        let command = Command::new(self.program().await?)
+        let command = self
+            .command()
+            .await?
             .args(["create", "cluster", "--name", name, "--config"])
             .arg(folder.join("kind.yaml"))
             .arg("--kubeconfig")
@@ -271,7 +281,7 @@ impl Kind {
     async fn remove(&self, name: &str) -> Result<()> {
         // kind takes the cluster's entry out of a kubeconfig, which must not be the user's.
         let scratch = self.folder(name).join("kubeconfig.unfinished");
-        let command = Command::new(self.program().await?).args(["delete", "cluster", "--name", name, "--kubeconfig"]);
+        let command = self.command().await?.args(["delete", "cluster", "--name", name, "--kubeconfig"]);
         let deleted = command.arg(scratch).run(DELETE).await;
         deleted.map(|_| ()).map_err(Failure::from).context(format!("failed to delete cluster {name}"))
     }
@@ -298,6 +308,15 @@ impl Kind {
                 .hint("cluster-init bundle build --with docker"),
             error => error.into(),
         })?;
+        if self.docker.is_podman().await? {
+            // It runs podman itself, and does not ask its service.
+            let podman = Command::new("podman").arg("--version").run(ASK).await;
+            podman.map_err(|error| match error {
+                exec::Error::Missing { .. } => Failure::preflight("podman is not on PATH, and kind needs it")
+                    .hint("put it there, or have the bootstrap cluster made of plain processes: --backend local"),
+                error => error.into(),
+            })?;
+        }
         Ok(output.text().trim().to_owned())
     }
 

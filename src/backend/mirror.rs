@@ -20,6 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::fsx;
 use crate::k8s::ObjectRef;
 use crate::node::Home;
+use crate::oci::Image;
 use crate::oci::push::Registry;
 
 /// The container's name, which is also its host name on the nodes' network.
@@ -142,13 +143,7 @@ impl Mirror {
         events.progress("mirror", "starting a registry for the nodes");
         let config = image.manifest().config.digest.to_string();
         if self.docker.image(&name).await?.as_deref() != Some(config.as_str()) {
-            // Another environment may be doing the same.
-            let folder = self.home.cache();
-            fsx::create_dir(&folder)?;
-            let archive =
-                tempfile::Builder::new().prefix("registry-").tempfile_in(&folder).map_err(Failure::from_error)?;
-            image.write_docker_archive(&name, fsx::create(archive.path())?)?;
-            self.docker.load(archive.path()).await?;
+            self.load_archive(&name, &image).await?;
         }
         let options = [
             format!("--network={NETWORK}"),
@@ -169,13 +164,28 @@ impl Mirror {
         }
     }
 
+    /// Gives docker an image as a file.
+    async fn load_archive(&self, name: &str, image: &Image) -> Result<()> {
+        let folder = self.home.cache();
+        fsx::create_dir(&folder)?;
+        // Another environment may be doing the same.
+        let archive = tempfile::Builder::new().prefix("image-").tempfile_in(&folder).map_err(Failure::from_error)?;
+        image.write_docker_archive(name, fsx::create(archive.path())?)?;
+        Ok(self.docker.load(archive.path()).await?)
+    }
+
     /// Has docker pull an image from the mirror; layers that it has are not read again.
     async fn load(&self, name: &str, address: &str, events: &Events) -> Result<()> {
-        let config = self.bundle.image(name)?.manifest().config.digest.to_string();
+        let image = self.bundle.image(name)?;
+        let config = image.manifest().config.digest.to_string();
         if self.docker.image(name).await?.as_deref() == Some(config.as_str()) {
             return Ok(());
         }
         events.progress("mirror", format!("giving docker the image {name}"));
+        if self.docker.is_podman().await? {
+            // It asks for TLS on loopback, too.
+            return self.load_archive(name, &image).await;
+        }
         let (repository, tag) = place(&name.parse()?);
         Ok(self.docker.pull_as(&format!("{address}/{repository}:{tag}"), name).await?)
     }

@@ -4,12 +4,10 @@ use std::path::PathBuf;
 
 use super::Story;
 use crate::backend::{Backend, Kind, Local, LocalSpec};
+use crate::docker;
 use crate::environment::{self, Machines, Management, Reached};
 use crate::failure::Result;
 use crate::node::{self, Home, Node, Role};
-
-/// The socket of the local Docker, where Cluster API's docker provider looks for it.
-pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// The bootstrap cluster's name.
 pub fn name(environment: &str) -> String {
@@ -26,7 +24,7 @@ pub fn spec(environment: &environment::Environment) -> LocalSpec {
     let name_of = environment.name();
     let mut spec = LocalSpec { throw_away: true, ..LocalSpec::new(name(name_of), owner(name_of)) };
     if environment.settings().machines == Machines::Docker {
-        spec.allowed_host_paths.push(PathBuf::from(DOCKER_SOCKET));
+        spec.allowed_host_paths.push(PathBuf::from(docker::SOCKET));
     }
     spec
 }

@@ -170,9 +170,14 @@ async fn docker(story: &Story) -> Result<String> {
         return Err(Failure::preflight("the bundle has no parts for machines in containers")
             .hint("cluster-init bundle build --with docker"));
     }
-    let mut found = vec![format!("docker {}", info.server_version)];
+    let is_podman = docker.is_podman().await?;
+    let mut found = vec![format!("{} {}", if is_podman { "podman" } else { "docker" }, info.server_version)];
     // The daemon of another host keeps its images there.
     if let Some(host) = docker.elsewhere().await? {
+        if is_podman {
+            let text = format!("podman's service is on host {host}, and kind uses the podman of this host");
+            return Err(Failure::preflight(text).hint("run this there, or name a docker daemon in DOCKER_HOST"));
+        }
         elsewhere(story, &host).await?;
         found.push(format!("on host {host}"));
     } else if info.docker_root_dir.is_dir() {

@@ -1,5 +1,6 @@
 //! What can go wrong with Docker.
 
+use super::SOCKET;
 use crate::exec;
 use crate::failure::Failure;
 
@@ -37,6 +38,9 @@ pub enum Error {
         /// What is needed.
         oldest: String,
     },
+    /// The client is not Docker's.
+    #[error("docker is podman's own command here, which answers otherwise than Docker's client")]
+    Shim,
     /// The client gave an answer that cannot be understood.
     #[error("failed to understand the answer of {command}: {reason}")]
     Answer {
@@ -103,7 +107,7 @@ impl Error {
 
     /// Whether the name of a container that should be made is in use.
     pub fn in_use(&self) -> bool {
-        self.said().contains("is already in use by container")
+        self.said().contains("is already in use by ")
     }
 
     /// Whether the daemon's host lacks what a container should mount.
@@ -123,7 +127,7 @@ impl Error {
 
     /// Whether a network's addresses belong to another one already.
     pub fn overlaps(&self) -> bool {
-        self.said().contains("Pool overlaps")
+        ["Pool overlaps", "is already used on the host"].iter().any(|text| self.said().contains(text))
     }
 }
 
@@ -143,6 +147,9 @@ impl From<Error> for Failure {
                 .hint("start it: systemctl start docker")
                 .hint("a daemon elsewhere is named by DOCKER_HOST"),
             Error::Old { .. } => Self::preflight(error.to_string()).hint("install Docker 19.03 or newer"),
+            Error::Shim => Self::preflight(error.to_string())
+                .hint("put Docker's client before it on PATH, and have podman's service started: systemctl start podman.socket")
+                .hint(format!("it is asked at {SOCKET}: ln -s /run/podman/podman.sock {SOCKET}")),
             Error::Unsettled { name, .. } => {
                 let remedy = format!("leave one network of that name: docker network ls --filter name={name}");
                 Self::from_error(error).hint(remedy)
@@ -185,5 +192,25 @@ mod tests {
         assert!(said("Error response from daemon: network kind not found").not_found());
         assert!(said("network with name kind already exists").exists());
         assert!(!said("Conflict. The container name is in use").not_found());
+    }
+
+    #[test]
+    fn what_podman_says_is_sorted() {
+        for text in [
+            "no container with name or ID \"x\" found: no such container",
+            "unable to find network with name or ID x: network not found",
+            "volume with name x not found: no such volume",
+            "failed to find image x:1: docker.io/library/x:1: No such image",
+        ] {
+            assert!(said(&format!("Error response from daemon: {text}")).not_found(), "{text}");
+        }
+        let taken = "container create: creating container storage: the container name \"x\" is already in use by 7147dc. You have to remove it";
+        assert!(said(taken).in_use());
+        assert!(said("Error response from daemon: network name x already used: network already exists").exists());
+        assert!(
+            said("Error response from daemon: subnet 10.99.0.0/24 is already used on the host or by another config")
+                .overlaps()
+        );
+        assert!(said("Error response from daemon: container x is not connected to network y").is_detached());
     }
 }

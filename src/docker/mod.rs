@@ -6,9 +6,11 @@ mod volume;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::sync::OnceCell;
 
 use crate::exec::Command;
 
@@ -20,18 +22,21 @@ pub use volume::Volume;
 const ASK: Duration = Duration::from_secs(30);
 /// Loading and pulling an image, stopping a container.
 const WORK: Duration = Duration::from_mins(5);
+/// Where the daemon of a host listens, and Cluster API's docker provider looks for it.
+pub const SOCKET: &str = "/var/run/docker.sock";
 /// The oldest API that Cluster API's docker provider and kind can talk to.
 const OLDEST_API: (u32, u32) = (1, 40);
 
-/// A Docker daemon.
+/// A Docker daemon, or podman's service, which answers Docker's client, too.
 #[derive(Clone, Debug)]
 pub struct Docker {
     program: PathBuf,
+    is_podman: Arc<OnceCell<bool>>,
 }
 
 impl Default for Docker {
     fn default() -> Self {
-        Self { program: PathBuf::from("docker") }
+        Self { program: PathBuf::from("docker"), is_podman: Arc::default() }
     }
 }
 
@@ -86,6 +91,13 @@ struct ContainerState {
 struct ContainerConfig {
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
+}
+
+/// A part of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component {
+    name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -153,11 +165,26 @@ impl Docker {
         let api = api.trim();
         let parsed = api.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
         if parsed.is_none_or(|parsed: (u32, u32)| parsed < OLDEST_API) {
+            // Docker numbers its API; podman's command says its own version.
+            if api.matches('.').count() == 2 {
+                return Err(Error::Shim);
+            }
             let oldest = format!("{}.{}", OLDEST_API.0, OLDEST_API.1);
             return Err(Error::Old { api: api.to_owned(), oldest });
         }
         let info = self.command().args(["info", "--format", "{{json .}}"]);
         parse("docker info", &self.call("ask the docker daemon about itself", info, ASK).await?)
+    }
+
+    /// Whether the daemon is podman's service: it does without some of what Docker does.
+    pub async fn is_podman(&self) -> Result<bool> {
+        let ask = async || {
+            let version = self.command().args(["version", "--format", "{{json .Server.Components}}"]);
+            let text = self.call("ask the docker daemon what it is", version, ASK).await?;
+            let components: Vec<Component> = parse("docker version", &text)?;
+            Ok(components.iter().any(|component| component.name == "Podman Engine"))
+        };
+        self.is_podman.get_or_try_init(ask).await.copied()
     }
 
     /// The host that the daemon is on, when it is not this one: the client's context or `DOCKER_HOST` names it.
@@ -198,6 +225,10 @@ impl Docker {
 
     /// Whether the daemon's host has a file; a container that carries a label and is never started would mount it.
     pub async fn has_file(&self, path: &str, image: &str, label: &str) -> Result<bool> {
+        if self.is_podman().await? {
+            // It looks when it starts the container, and no sooner; it is on this host.
+            return Ok(Path::new(path).exists());
+        }
         let mount = format!("type=bind,source={path},target=/file");
         let create = self.command().args(["container", "create", "--label", label, "--mount", &mount, image]);
         match self.call(format!("look for {path} on the daemon's host"), create, ASK).await {
@@ -319,7 +350,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_not_there_is_named() {
-        let error = Docker { program: "/nonexistent/docker".into() }.info().await.unwrap_err();
+        let error = Docker { program: "/nonexistent/docker".into(), ..Docker::default() }.info().await.unwrap_err();
         let failure = crate::failure::Failure::from(error);
         assert_eq!(failure.kind, crate::failure::Kind::Preflight);
         assert_eq!(failure.to_string(), "the docker client is not installed or not on PATH");

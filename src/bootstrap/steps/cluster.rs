@@ -10,6 +10,7 @@ use super::prepare::unpack_images;
 use crate::backend::{Backend, LABEL, Mirror, Served};
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
+use crate::docker;
 use crate::environment::Machines;
 use crate::failure::{Failure, Result};
 use crate::k8s::ObjectRef;
@@ -61,8 +62,8 @@ impl Step<Story> for BootstrapCluster {
 /// The registry of whatever is a container of the local Docker. What is begun `then` finds in it whatever every node needs; what the
 /// environment's machines need beyond that is found out meanwhile.
 async fn mirror(story: &Story, scope: &Scope, then: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
-    let Some(docker) = story.docker() else { return then().await };
-    let mirror = Mirror::new(docker.clone(), story.bundle().await?.clone(), story.home.clone());
+    let Some(daemon) = story.docker() else { return then().await };
+    let mirror = Mirror::new(daemon.clone(), story.bundle().await?.clone(), story.home.clone());
     let fill = async |served: &Served, machines: BTreeMap<_, _>| {
         scope.effect("mirror", mirror.fill(served, &machines, &scope.events, &scope.cancel)).await
     };
@@ -84,15 +85,20 @@ async fn mirror(story: &Story, scope: &Scope, then: impl AsyncFnOnce() -> Result
         tokio::try_join!(then(), others)
     };
     tokio::try_join!(look, serve)?;
-    let socket = access::DOCKER_SOCKET;
+    let socket = docker::SOCKET;
     let needed = story.environment.settings().machines == Machines::Docker;
     // Docker would make a folder of that name, and the provider would wait for ever.
     let looks = format!("{LABEL}=look");
-    if needed && !docker.has_file(socket, &mirror.reference("registry")?, &looks).await? {
+    if needed && !daemon.has_file(socket, &mirror.reference("registry")?, &looks).await? {
+        let remedy = if daemon.is_podman().await? {
+            format!("ln -s /run/podman/podman.sock {socket}")
+        } else {
+            format!("have the daemon listen there, too: dockerd --host unix://{socket}")
+        };
         return Err(Failure::failed(format!(
             "the docker daemon's host has no {socket}, where Cluster API's docker provider looks for it"
         ))
-        .hint(format!("have the daemon listen there, too: dockerd --host unix://{socket}")));
+        .hint(remedy));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod cleanup;
 mod elsewhere;
 mod management;
 mod neighbours;
+mod podman;
 mod preflight;
 mod restart;
 mod trouble;
