@@ -1,10 +1,10 @@
 //! `bootstrap kubeadm-capd`, with kind and with plain processes, against the straightforward way with kind and clusterctl.
 //!
 //! All three run in turn, from the same bundle, `ROUNDS` times (default 1; four minutes a round and more); seconds of each step, medians of
-//! the whole and ratios are printed. `WAYS="manual local"` leaves some out. Before the clock runs, docker has every image that either way
-//! starts containers from, the straightforward way's node image has Kubernetes' images in it, and ours has its mirror filled. Ours does
-//! more: Flux, the chart, a registry of the cluster's own, the proof that it manages itself. Needs Docker and a bundle made with
-//! `bundle build --with docker`.
+//! the whole and ratios are printed, and how busy the host was. `WAYS="manual local"` leaves some out. Before the clock runs, docker has every
+//! image that either way starts containers from, the straightforward way's node image has Kubernetes' images in it, and ours has its mirror
+//! filled. Ours does more: Flux, the chart, a registry of the cluster's own, the proof that it manages itself. Needs Docker and a bundle made
+//! with `bundle build --with docker`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -303,6 +303,18 @@ async fn clean() {
     tokio::time::sleep(SETTLE).await;
 }
 
+/// How long the cores of this host have worked, all of them together: less than that by their number no way could take.
+fn busy() -> f64 {
+    let text = fsx::read_text(Path::new("/proc/stat")).unwrap();
+    let ticks: Vec<f64> = text.lines().next().unwrap().split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+    // All but idle, waiting for disks, and what virtual machines have, which counts as the user's already; a hundredth of a second each.
+    (ticks[..3].iter().sum::<f64>() + ticks[5..8].iter().sum::<f64>()) / 100.0
+}
+
+fn cores() -> f64 {
+    std::thread::available_parallelism().unwrap().get() as f64
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -329,14 +341,17 @@ async fn main() {
     for round in 1..=rounds {
         for way in wanted.split_whitespace() {
             let load = fsx::read_text(Path::new("/proc/loadavg")).unwrap_or_default();
+            let before = busy();
             let times = if way == "manual" { bench.manual().await } else { bench.ours(way).await };
             let times = times.unwrap_or_else(|error| panic!("{way}: {error}"));
+            let busy = busy() - before;
             clean().await;
             println!("round {round}, {way} (load average before: {}):", load.split(' ').next().unwrap_or_default());
             for (step, seconds) in &times.steps {
                 println!("  {step:20} {seconds:6.1}");
             }
             println!("  {:20} {:6.1}", "all", times.all);
+            println!("  {:20} {busy:6.1}, {:.0} % of all cores", "core seconds", 100.0 * busy / times.all / cores());
             all.entry(way).or_default().push(times.all);
         }
     }

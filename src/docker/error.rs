@@ -81,7 +81,7 @@ impl Error {
         match source {
             exec::Error::Missing { .. } => Self::Missing,
             exec::Error::Status { stderr, .. } => {
-                let said = stderr.trim().to_owned();
+                let said = without_advice(&stderr);
                 if SILENT.iter().any(|text| said.contains(text)) {
                     Self::Unreachable { said }
                 } else {
@@ -129,6 +129,12 @@ impl Error {
     pub fn overlaps(&self) -> bool {
         ["Pool overlaps", "is already used on the host"].iter().any(|text| self.said().contains(text))
     }
+}
+
+/// What the client said, without the advice to read its help, which is about commands that nobody typed.
+fn without_advice(said: &str) -> String {
+    let advice = |line: &&str| ["See 'docker ", "Run 'docker "].iter().any(|begin| line.starts_with(begin));
+    said.lines().filter(|line| !advice(line)).collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
 impl From<Error> for Failure {
@@ -192,6 +198,16 @@ mod tests {
         assert!(said("Error response from daemon: network kind not found").not_found());
         assert!(said("network with name kind already exists").exists());
         assert!(!said("Conflict. The container name is in use").not_found());
+    }
+
+    #[test]
+    fn advice_about_commands_that_nobody_typed_is_left_out() {
+        let text = "docker: Error response from daemon: no space left on device.\n\nRun 'docker run --help' for more information\n";
+        let failure = Failure::from(said(text));
+        assert_eq!(
+            failure.to_string(),
+            "failed to do it: docker: Error response from daemon: no space left on device."
+        );
     }
 
     #[test]

@@ -181,8 +181,8 @@ impl Docker {
         let ask = async || {
             let version = self.command().args(["version", "--format", "{{json .Server.Components}}"]);
             let text = self.call("ask the docker daemon what it is", version, ASK).await?;
-            let components: Vec<Component> = parse("docker version", &text)?;
-            Ok(components.iter().any(|component| component.name == "Podman Engine"))
+            let components: Option<Vec<Component>> = parse("docker version", &text)?;
+            Ok(components.into_iter().flatten().any(|component| component.name == "Podman Engine"))
         };
         self.is_podman.get_or_try_init(ask).await.copied()
     }
