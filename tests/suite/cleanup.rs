@@ -38,6 +38,22 @@ impl Place {
         all.filter(|path| path.is_dir()).collect()
     }
 
+    /// A cleanup that is interrupted in its first step; what it said.
+    async fn interrupted_cleanup(&self) -> String {
+        let log = self.home.path().join("cleanup.log");
+        let mut child = self.command(&["cleanup", "local"]).spawn(&log).unwrap();
+        let begun = || fsx::read_text(&log).unwrap_or_default().contains("bootstrap-cluster: ");
+        while !begun() {
+            let over = tokio::time::timeout(Duration::from_millis(5), child.wait()).await;
+            assert!(over.is_err(), "{}", fsx::read_text(&log).unwrap());
+        }
+        exec::signal(child.pid().unwrap(), Signal::INT);
+        let status = tokio::time::timeout(Duration::from_mins(1), child.wait()).await.unwrap().unwrap();
+        let said = fsx::read_text(&log).unwrap();
+        assert_eq!(status.code(), Some(5), "{said}");
+        said
+    }
+
     #[track_caller]
     fn nothing_is_left(&self) {
         assert_eq!(self.home.processes(), Vec::<u32>::new());
@@ -73,10 +89,17 @@ async fn what_a_killed_bootstrap_left_is_taken_away_and_the_next_one_begins_anew
     assert!(planned.last().unwrap().starts_with("run "), "{dry}");
     assert_eq!(place.clusters().await, ["local-bootstrap", "management-cluster"]);
 
+    let said = place.interrupted_cleanup().await;
+    assert!(said.contains("go on: cluster-init cleanup local"), "{said}");
+    let left = place.run(&["cleanup", "local", "--dry-run", "--output", "json"]).await.ok().json();
+    let left = objects(&left["items"]);
+    assert!(left.iter().all(|object| planned.contains(object)), "{planned:?} {left:?}");
+    assert!(left.last().unwrap().starts_with("run "), "the run is not closed while something is left: {left:?}");
+
     let cleaned = place.run(&["cleanup", "local", "--output", "json"]).await.ok();
     let report: serde_json::Value = serde_json::from_str(cleaned.stdout.lines().last().unwrap()).unwrap();
     let removed = objects(&report["removed"]);
-    assert!(planned.iter().all(|object| removed.contains(object)), "{planned:?} {removed:?}");
+    assert!(left.iter().all(|object| removed.contains(object)), "{left:?} {removed:?}");
     assert_eq!(report["items"], serde_json::json!([]));
     assert_eq!(place.clusters().await, Vec::<String>::new());
     place.nothing_is_left();
