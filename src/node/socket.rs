@@ -104,9 +104,7 @@ impl Status {
 pub async fn ask(socket: &Path, request: Request) -> Result<Option<Status>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
-        }
+        Err(error) if nobody(&error) => return Ok(None),
         Err(error) => {
             return Err(
                 Failure::failed(format!("failed to reach the node's daemon at {}", socket.display())).caused_by(error)
@@ -130,10 +128,17 @@ pub async fn ask(socket: &Path, request: Request) -> Result<Option<Status>> {
         |reason: String| Failure::failed(format!("the node's daemon at {} gave no answer: {reason}", socket.display()));
     match tokio::time::timeout(Duration::from_secs(5), talk).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
+        Ok(Err(error)) if nobody(&error) => Ok(None),
         Ok(Err(error)) => Err(fail(error.to_string())),
         Err(_) => Err(fail("nothing within 5s".into())),
     }
+}
+
+/// Whether an error says that no daemon is there: none listens, or the one that did ended while it was asked. A listener that
+/// dies resets what it had not accepted (seen by the connection itself or by the first write), one that had accepted breaks the pipe.
+fn nobody(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe)
 }
 
 /// Listens for requests.
@@ -168,5 +173,39 @@ pub async fn serve(listener: UnixListener, answer: impl Fn(Request) -> Status + 
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_daemon_that_dies_while_it_is_asked_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join(NAME);
+        assert_eq!(ask(&socket, Request::Status).await.unwrap(), None, "there never was one");
+        // Where in the conversation the listener's end falls is up to the scheduler: often enough for every place.
+        for round in 0..300 {
+            let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let asks: Vec<_> = (0..4)
+                .map(|_| {
+                    let socket = socket.clone();
+                    tokio::spawn(async move { ask(&socket, Request::Status).await })
+                })
+                .collect();
+            if round % 3 == 0 {
+                tokio::task::yield_now().await;
+            }
+            if round % 2 == 0 {
+                listener.set_nonblocking(true).unwrap();
+                drop(listener.accept());
+            }
+            drop(listener);
+            for asked in asks {
+                assert_eq!(asked.await.unwrap().unwrap(), None);
+            }
+            fsx::remove_file(&socket).unwrap();
+        }
     }
 }
