@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Story, access, run as runs};
 use crate::backend::{Backend, CLUSTER_LABEL};
-use crate::docker::{Container, Docker};
+use crate::docker::{self, Container, Docker};
 use crate::environment::{CHECKS, Machines, Management, PHASES};
 use crate::failure::{Failure, Kind, Result};
 use crate::fsx;
@@ -175,8 +175,7 @@ async fn docker(story: &Story) -> Result<String> {
     // The daemon of another host keeps its images there.
     if let Some(host) = docker.elsewhere().await? {
         if is_podman {
-            let text = format!("podman's service is on host {host}, and kind uses the podman of this host");
-            return Err(Failure::preflight(text).hint("run this there, or name a docker daemon in DOCKER_HOST"));
+            return Err(podman_elsewhere(matches!(story.backend, Backend::Kind(_)), &host));
         }
         elsewhere(story, &host).await?;
         found.push(format!("on host {host}"));
@@ -184,12 +183,38 @@ async fn docker(story: &Story) -> Result<String> {
         let free = fsx::free_bytes(&info.docker_root_dir)?;
         room(&info.docker_root_dir, free)?;
         found.push(format!("{} GiB free", free >> 30));
+        // A daemon in a machine of its own (Docker Desktop) is asked for it later, by a container.
+        if story.environment.settings().machines == Machines::Docker && !Path::new(docker::SOCKET).exists() {
+            return Err(no_socket(Kind::Preflight, is_podman));
+        }
     }
     if let Backend::Kind(kind) = &story.backend {
         kind.check_name(&access::name(story.environment.name())).await?;
         found.push(kind.version().await?);
     }
     Ok(found.join(", "))
+}
+
+/// Cluster API's docker provider has no other way to a daemon than this socket of the daemon's host.
+pub fn no_socket(kind: Kind, is_podman: bool) -> Failure {
+    let socket = docker::SOCKET;
+    let remedy = if is_podman {
+        format!("ln -s /run/podman/podman.sock {socket}")
+    } else {
+        format!("have the daemon listen there, too: dockerd --host unix://{socket}")
+    };
+    let text = format!("the docker daemon's host has no {socket}, where Cluster API's docker provider looks for it");
+    Failure::new(kind, text).hint(remedy)
+}
+
+fn podman_elsewhere(kind: bool, host: &str) -> Failure {
+    let why = if kind {
+        "and kind uses the podman of this host"
+    } else {
+        "whose containers plain processes of this host do not reach"
+    };
+    Failure::preflight(format!("podman's service is on host {host}, {why}"))
+        .hint("run this there, or name a docker daemon in DOCKER_HOST and use --backend kind")
 }
 
 /// This host reaches what containers of another one publish there, and nothing more.
@@ -362,6 +387,27 @@ mod tests {
         assert_eq!(refused.to_string(), "900 MiB are free in docker's /var/lib/docker, 6144 MiB are needed");
         assert_eq!(refused.kind, Kind::Preflight);
         assert_eq!(refused.hints, ["free what is not used: docker system prune"]);
+    }
+
+    #[test]
+    fn podman_on_another_host_is_refused_for_what_cannot_use_it() {
+        let said = |kind| podman_elsewhere(kind, "ci").to_string();
+        assert_eq!(said(true), "podman's service is on host ci, and kind uses the podman of this host");
+        assert_eq!(
+            said(false),
+            "podman's service is on host ci, whose containers plain processes of this host do not reach"
+        );
+    }
+
+    #[test]
+    fn a_daemon_without_the_socket_of_the_provider_is_told_how_to_have_it() {
+        let refused = no_socket(Kind::Preflight, false);
+        let said =
+            "the docker daemon's host has no /var/run/docker.sock, where Cluster API's docker provider looks for it";
+        assert_eq!(refused.to_string(), said);
+        assert_eq!(refused.hints, ["have the daemon listen there, too: dockerd --host unix:///var/run/docker.sock"]);
+        let podman = no_socket(Kind::Failed, true);
+        assert_eq!(podman.hints, ["ln -s /run/podman/podman.sock /var/run/docker.sock"]);
     }
 
     #[test]

@@ -8,11 +8,12 @@ use tokio::sync::oneshot;
 
 use super::prepare::unpack_images;
 use crate::backend::{Backend, LABEL, Mirror, Served};
+use crate::bootstrap::checks::no_socket;
 use crate::bootstrap::{Story, access};
 use crate::capi::{self, Graph};
 use crate::docker;
 use crate::environment::Machines;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Kind, Result};
 use crate::k8s::ObjectRef;
 use crate::node::State;
 use crate::saga::{Probe, Scope, Step, Undo};
@@ -90,15 +91,7 @@ async fn mirror(story: &Story, scope: &Scope, then: impl AsyncFnOnce() -> Result
     // Docker would make a folder of that name, and the provider would wait for ever.
     let looks = format!("{LABEL}=look");
     if needed && !daemon.has_file(socket, &mirror.reference("registry")?, &looks).await? {
-        let remedy = if daemon.is_podman().await? {
-            format!("ln -s /run/podman/podman.sock {socket}")
-        } else {
-            format!("have the daemon listen there, too: dockerd --host unix://{socket}")
-        };
-        return Err(Failure::failed(format!(
-            "the docker daemon's host has no {socket}, where Cluster API's docker provider looks for it"
-        ))
-        .hint(remedy));
+        return Err(no_socket(Kind::Failed, daemon.is_podman().await?));
     }
     Ok(())
 }

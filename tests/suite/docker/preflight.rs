@@ -7,7 +7,7 @@ use cluster_init::exec::Command;
 use cluster_init::fsx;
 
 use super::{Run, STORY, docker};
-use crate::support::ended;
+use crate::support::{PROGRAM, bundle, ended};
 
 #[tokio::test]
 #[ignore = "needs Docker: tools/test --docker"]
@@ -58,4 +58,27 @@ async fn a_disk_that_is_nearly_full_is_refused_before_anything_is_made() {
     let said = format!("MiB are free on the file system of {path}, 3072 MiB are needed");
     assert!(refused.stderr.contains(&said), "{}", refused.stderr);
     assert!(refused.stderr.contains("set CLUSTER_INIT_HOME to a folder on a larger file system"), "{}", refused.stderr);
+}
+
+#[tokio::test]
+#[ignore = "needs Docker: tools/test --docker"]
+async fn a_daemon_that_listens_elsewhere_is_refused_before_anything_is_made() {
+    let run = Run::new().await;
+    let socket = run.home.path().join("docker.sock");
+    fsx::write(&socket, "").unwrap();
+    // The same daemon at another path, and none where the provider looks.
+    let script =
+        "mount --bind /run/docker.sock \"$0\" && mount -t tmpfs tmpfs /run && DOCKER_HOST=unix://$0 exec \"$@\"";
+    let command = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c", script])
+        .arg(&socket)
+        .args([PROGRAM, "bootstrap", "kubeadm-capd"])
+        .env("CLUSTER_INIT_HOME", run.home.path())
+        .env("CLUSTER_INIT_BUNDLE", bundle())
+        .folder(&run.repository.0);
+    let refused = ended(command.run(STORY).await);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    let said = "docker: the docker daemon's host has no /var/run/docker.sock";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    assert!(refused.stderr.contains("dockerd --host unix:///var/run/docker.sock"), "{}", refused.stderr);
 }
