@@ -17,7 +17,7 @@ const RECIPE: &str = "2";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 31] = [
+const FILES: [(&str, &str); 33] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -29,6 +29,8 @@ const FILES: [(&str, &str); 31] = [
     ("providers/go.sum", include_str!("../../tools/parts/providers/go.sum")),
     ("rke2/go.mod", include_str!("../../tools/parts/rke2/go.mod")),
     ("rke2/go.sum", include_str!("../../tools/parts/rke2/go.sum")),
+    ("storage/go.mod", include_str!("../../tools/parts/storage/go.mod")),
+    ("storage/go.sum", include_str!("../../tools/parts/storage/go.sum")),
     ("upgrade/go.mod", include_str!("../../tools/parts/upgrade/go.mod")),
     ("upgrade/go.sum", include_str!("../../tools/parts/upgrade/go.sum")),
     ("node/go.mod", include_str!("../../tools/parts/node/go.mod")),

@@ -297,7 +297,7 @@ async fn wrong_values_are_named_by_their_key() {
         ),
         (
             r#"{"components": {"capi": {"depends_on": ["cert-manger"]}}}"#,
-            r#"components.capi.depends_on: unknown component "cert-manger" (known: cabpk, cabpr, capd, capi, capi-definitions, capi-local, capo, cert-manager, cluster, cluster-resource-sets, flux-system, metallb, metallb-pool, orc, registry, telco-cloud-init, workload-cluster)"#,
+            r#"components.capi.depends_on: unknown component "cert-manger" (known: cabpk, cabpr, capd, capi, capi-definitions, capi-local, capo, cert-manager, cluster, cluster-resource-sets, flux-system, local-path-storage, metallb, metallb-pool, orc, registry, telco-cloud-init, workload-cluster)"#,
         ),
         (
             r#"{"components": {"cert-manager": {"enabled": "no"}}}"#,
@@ -364,6 +364,7 @@ async fn every_component_builds_and_has_its_images_in_the_bundle() {
         "capi-local",
         "capo",
         "orc",
+        "local-path-storage",
         "metallb",
         "metallb-pool",
         "cluster-resource-sets",
@@ -382,7 +383,7 @@ async fn every_component_builds_and_has_its_images_in_the_bundle() {
     // The bundle has manifests only of what runs on a cluster with a network, and the RKE2 providers only when it is for docker.
     let mut without_images = vec!["capo", "orc", "metallb"];
     if content.bundle.entries().unwrap().iter().all(|entry| entry.part != "node") {
-        without_images.push("cabpr");
+        without_images.extend(["cabpr", "local-path-storage"]);
     }
     let rendered = flux::render(&content.kustomize, &assembled, &folders).await.unwrap();
     for component in &rendered {

@@ -18,6 +18,7 @@ async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
     bootstrap(&run, "kind", 2).await;
     no_pod_was_too_early(&run).await;
     grow(&run).await;
+    volumes(&run).await;
     run.end().await;
 }
 
@@ -158,6 +159,45 @@ async fn grow(run: &Run) {
     run.run(&["publish", "kubeadm-capd"]).await.ok();
     let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
     assert_eq!(ready(&nodes), 3, "{nodes}");
+}
+
+/// A commit brings a default StorageClass; what one pod writes to a volume another one reads, and the folder goes with its claim.
+async fn volumes(run: &Run) {
+    let no = "local-path-storage:\n    enabled: \"no\"";
+    change(&run.repository, &[(no, "local-path-storage:\n    enabled: management-only")]);
+    run.repository.commit("volumes").await;
+    run.run(&["publish", "kubeadm-capd"]).await.ok();
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\n\
+        spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}\n";
+    apply(run, claim).await;
+    for (pod, command) in [("writes", "echo kept >/data/file"), ("reads", "cat /data/file")] {
+        apply(
+            run,
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+                - name: main\n    image: docker.io/kindest/local-path-helper:v20260131-7181c60a\n    \
+                command: [sh, -c, '{command}']\n    volumeMounts: [{{name: data, mountPath: /data}}]\n  \
+                volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]\n"
+            ),
+        )
+        .await;
+        let phase = ["get", "pod", pod, "-o", "jsonpath={.status.phase}"];
+        until("end of the pod", async || run.kubectl(&phase).await == "Succeeded").await;
+    }
+    assert_eq!(run.kubectl(&["logs", "reads"]).await, "kept\n");
+    run.kubectl(&["delete", "pod,pvc", "--all"]).await;
+    until("end of the volume", async || run.kubectl(&["get", "pv", "-o", "name"]).await.is_empty()).await;
+    for node in containers_of("management-cluster").await.iter().filter(|name| !name.ends_with("-lb")) {
+        let list = "ls -A /var/local-path-provisioner 2>/dev/null || true";
+        let left = docker(&["exec", node, "sh", "-c", list]).await;
+        assert_eq!(left, "", "{node}");
+    }
+}
+
+async fn apply(run: &Run, manifest: &str) {
+    let file = run.home.path().join("manifest.yaml");
+    fsx::write(&file, manifest).unwrap();
+    run.kubectl(&["apply", "--filename", &file.display().to_string()]).await;
 }
 
 /// A further cluster comes by a commit, runs a pod whose image it can have from the mirror only, and goes by a commit.
