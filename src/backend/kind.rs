@@ -12,11 +12,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use handlebars::Handlebars;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::kind_config;
 use super::mirror::{self, Mirror};
 use super::{LocalSpec, Made, MadeNode};
 use crate::bundle::Bundle;
@@ -33,7 +32,7 @@ use crate::yaml;
 /// The label with a cluster's name on each of its nodes.
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
 /// The address of all that its host has.
-const ANYWHERE: &str = "0.0.0.0";
+pub(super) const ANYWHERE: &str = "0.0.0.0";
 /// The label with a node's role, which the docker provider's machines have, too.
 pub const ROLE_LABEL: &str = "io.x-k8s.kind.role";
 /// The label of a cluster's volume: the home that made it.
@@ -189,7 +188,7 @@ impl Kind {
         fsx::write_private(&folder.join("owner.json"), owner)?;
         let hosts = self.make_volume(&bundle, name, &spec.owner).await?;
         let host = self.docker.elsewhere().await?;
-        let config = config(&bundle, name, spec, &hosts, host.as_deref())?;
+        let config = kind_config::write(&bundle, name, spec, &hosts, host.as_deref())?;
         fsx::write_private(&folder.join("kind.yaml"), config)?;
         events.progress(format!("kind cluster {name}"), "being made");
         let unfinished = folder.join("kubeconfig.unfinished");
@@ -335,44 +334,6 @@ pub fn volume(name: &str) -> String {
     format!("{name}-certs.d")
 }
 
-/// What kind is asked for; `host` is that of a daemon elsewhere.
-fn config(bundle: &Bundle, name: &str, spec: &LocalSpec, hosts: &Path, host: Option<&str>) -> Result<String> {
-    let tag = |part: &str| {
-        mirror::reference(bundle, part)
-            .map(|name| name.rsplit_once(':').map(|(_, tag)| tag.to_owned()).unwrap_or_default())
-    };
-    let mut mounts = vec![json!({"host": quoted(hosts), "container": "/etc/containerd/certs.d", "read_only": true})];
-    mounts.extend(
-        spec.allowed_host_paths
-            .iter()
-            .map(|path| json!({"host": quoted(path), "container": quoted(path), "read_only": false})),
-    );
-    let facts = json!({
-        "name": name,
-        "owner": spec.owner,
-        "image": mirror::reference(bundle, "node")?,
-        "etcd": tag("etcd")?,
-        "dns": tag("coredns")?,
-        "mounts": mounts,
-        "address": if host.is_some() { ANYWHERE } else { "127.0.0.1" },
-        "names": host.into_iter().chain(["localhost", "127.0.0.1", ANYWHERE]).collect::<Vec<_>>(),
-    });
-    render(&facts)
-}
-
-fn render(facts: &serde_json::Value) -> Result<String> {
-    let mut page = Handlebars::new();
-    page.set_strict_mode(true);
-    page.register_escape_fn(handlebars::no_escape);
-    page.render_template(include_str!("kind.yaml.hbs"), facts).map_err(Failure::from_error)
-}
-
-/// A path as a YAML string.
-fn quoted(path: &Path) -> String {
-    // A JSON string is a YAML string.
-    serde_json::Value::from(path.display().to_string()).to_string()
-}
-
 /// The API server's URL in a kubeconfig that is there.
 fn server(kubeconfig: &Path) -> Result<Option<String>> {
     let Some(text) = fsx::read_text_if_present(kubeconfig)? else { return Ok(None) };
@@ -409,26 +370,6 @@ fn telling(stderr: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_config_is_what_kind_reads() {
-        let mounts = json!([
-            {"host": quoted(Path::new("/home/a b/certs.d")), "container": "/etc/containerd/certs.d", "read_only": true},
-            {"host": quoted(Path::new("/var/run/docker.sock")), "container": "/var/run/docker.sock", "read_only": false},
-        ]);
-        let facts = json!({"name": "x-bootstrap", "owner": "bootstrap x", "image": "ghcr.io/cluster-init/node:v1",
-            "etcd": "3.6.14-0", "dns": "v1.14.3", "mounts": mounts, "address": ANYWHERE, "names": ["docker", "localhost"]});
-        let parsed: serde_json::Value = yaml::from_str(&render(&facts).unwrap(), "kind.yaml").unwrap();
-        assert_eq!(parsed["nodes"][0]["image"], "ghcr.io/cluster-init/node:v1");
-        assert_eq!(parsed["nodes"][0]["extraMounts"][0]["hostPath"], "/home/a b/certs.d");
-        assert_eq!(parsed["nodes"][0]["extraMounts"][1]["readOnly"], false);
-        let patch: serde_json::Value =
-            yaml::from_str(parsed["kubeadmConfigPatches"][0].as_str().unwrap(), "patch").unwrap();
-        assert_eq!(patch["etcd"]["local"]["imageTag"], "3.6.14-0");
-        assert_eq!(patch["dns"]["imageTag"], "v1.14.3");
-        assert_eq!(patch["apiServer"]["certSANs"], json!(["docker", "localhost"]));
-        assert_eq!(parsed["networking"]["apiServerAddress"], "0.0.0.0");
-    }
 
     fn said(stderr: &str) -> Failure {
         let (program, status) = ("kind create".into(), "exited with code 1".into());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Made, MadeNode};
+use super::{KindOptions, Made, MadeNode};
 use crate::clock::{Deadline, Stopwatch, human};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
@@ -26,6 +26,8 @@ pub struct LocalSpec {
     pub allowed_host_paths: Vec<PathBuf>,
     /// Files with further profiles.
     pub profiles: Vec<PathBuf>,
+    /// What kind is told besides.
+    pub kind: KindOptions,
 }
 
 impl LocalSpec {
@@ -38,6 +40,7 @@ impl LocalSpec {
             throw_away: false,
             allowed_host_paths: Vec::new(),
             profiles: Vec::new(),
+            kind: KindOptions::default(),
         }
     }
 }

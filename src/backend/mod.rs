@@ -5,6 +5,7 @@
 
 mod addresses;
 mod kind;
+mod kind_config;
 mod local;
 mod mirror;
 mod reach;
@@ -21,6 +22,7 @@ use crate::node::State;
 
 pub use addresses::{Addresses, Displaced, Known};
 pub use kind::{CLUSTER_LABEL, HOME_LABEL, Kind, ROLE_LABEL, volume as kind_volume};
+pub use kind_config::KindOptions;
 pub use local::{Local, LocalSpec};
 pub use mirror::{LABEL, MIRROR, Mirror, NETWORK, Served};
 pub use reach::reachable;

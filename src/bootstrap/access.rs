@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::Story;
-use crate::backend::{Backend, Kind, Local, LocalSpec};
+use crate::backend::{Backend, Kind, KindOptions, Local, LocalSpec};
 use crate::docker;
-use crate::environment::{self, Machines, Management, Reached};
+use crate::environment::{self, KindSettings, Machines, Management, Reached};
 use crate::failure::Result;
 use crate::node::{self, Home, Node, Role};
 
@@ -26,6 +26,8 @@ pub fn spec(environment: &environment::Environment) -> LocalSpec {
     if environment.settings().machines == Machines::Docker {
         spec.allowed_host_paths.push(PathBuf::from(docker::SOCKET));
     }
+    let KindSettings { api_port, feature_gates, mounts } = environment.settings().kind.clone();
+    spec.kind = KindOptions { api_port, feature_gates, mounts };
     spec
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Story, access, run as runs};
-use crate::backend::{Backend, CLUSTER_LABEL};
+use crate::backend::{Backend, CLUSTER_LABEL, Kind as KindBackend};
 use crate::docker::{self, Container, Docker};
 use crate::environment::{CHECKS, Machines, Management, PHASES};
 use crate::failure::{Failure, Kind, Result};
@@ -170,6 +170,7 @@ async fn docker(story: &Story) -> Result<String> {
         return Err(Failure::preflight("the bundle has no parts for machines in containers")
             .hint("cluster-init bundle build --with docker"));
     }
+    limits(&info.cgroup_driver)?;
     let is_podman = docker.is_podman().await?;
     let mut found = vec![format!("{} {}", if is_podman { "podman" } else { "docker" }, info.server_version)];
     // The daemon of another host keeps its images there.
@@ -232,6 +233,16 @@ async fn elsewhere(story: &Story, host: &str) -> Result<()> {
     Ok(())
 }
 
+/// Nodes get control groups of their own, which their kubelet divides.
+fn limits(driver: &str) -> Result<()> {
+    if driver != "none" {
+        return Ok(());
+    }
+    let text = "docker has no control groups to give its containers (cgroup driver none), and kubelets need them";
+    Err(Failure::preflight(text)
+        .hint("a daemon without root needs cgroup v2 and delegation: https://kind.sigs.k8s.io/docs/user/rootless"))
+}
+
 /// There is room for images and containers where docker keeps them.
 fn room(root: &Path, free: u64) -> Result<()> {
     if free >= DISK_DOCKER {
@@ -270,6 +281,13 @@ async fn ports(story: &Story) -> Result<String> {
         if matches!(story.backend, Backend::Local(_)) && story.environment.settings().machines == Machines::Docker {
             free_for_provider(PROVIDER_PORT)?;
         }
+        let port = story.environment.settings().kind.api_port;
+        let is_new = matches!(story.backend, Backend::Kind(_)) && !KindBackend::has_files_of(&story.home, &own);
+        if let (true, Some(docker)) = (is_new && port != 0, story.docker())
+            && docker.elsewhere().await?.is_none()
+        {
+            free_for_kind(port)?;
+        }
         return Ok("chosen when the bootstrap cluster is made".into());
     };
     if node.status().await?.state != State::Stopped {
@@ -303,6 +321,15 @@ fn free_for_provider(port: u16) -> Result<()> {
         .caused_by(error)
         .hint("see who listens (ss -ltnp): a bootstrap cluster of plain processes has it as long as it is there (cluster-init local list)")
         .hint("or have the bootstrap cluster made by kind, which has a network of its own: --backend kind")
+    })
+}
+
+/// kind's API server can have the port that the settings name.
+fn free_for_kind(port: u16) -> Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|error| {
+        Failure::preflight(format!("port {port} cannot be had, and kind_api_port names it"))
+            .caused_by(error)
+            .hint("see who listens (ss -ltnp), or leave it to kind: --set kind_api_port=0")
     })
 }
 
@@ -390,6 +417,14 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_without_control_groups_is_refused() {
+        assert!(limits("cgroupfs").is_ok() && limits("systemd").is_ok());
+        let refused = limits("none").unwrap_err();
+        assert_eq!(refused.kind, Kind::Preflight);
+        assert!(refused.hints[0].contains("https://kind.sigs.k8s.io/docs/user/rootless"));
+    }
+
+    #[test]
     fn podman_on_another_host_is_refused_for_what_cannot_use_it() {
         let said = |kind| podman_elsewhere(kind, "ci").to_string();
         assert_eq!(said(true), "podman's service is on host ci, and kind uses the podman of this host");
@@ -422,7 +457,9 @@ mod tests {
         assert!(
             refused.hints[0].ends_with("(cluster-init local list)") && refused.hints[1].ends_with("--backend kind")
         );
+        let of_kind = free_for_kind(port).unwrap_err();
+        assert_eq!(of_kind.to_string(), format!("port {port} cannot be had, and kind_api_port names it"));
         drop(taken);
-        assert!(free_for_provider(port).is_ok());
+        assert!(free_for_provider(port).is_ok() && free_for_kind(port).is_ok());
     }
 }

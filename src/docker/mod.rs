@@ -48,9 +48,9 @@ pub struct Info {
     pub server_version: String,
     /// Where it keeps images and containers, on its own host.
     pub docker_root_dir: PathBuf,
-    /// Version of the kernel's control groups.
+    /// What makes its containers' control groups; `none` where nobody may.
     #[serde(default)]
-    pub cgroup_version: String,
+    pub cgroup_driver: String,
     /// How many processors it has.
     #[serde(rename = "NCPU", default)]
     pub processors: u64,

@@ -29,6 +29,8 @@ pub use overrides::Overrides;
 pub use publication::{PHASES, Publication, Tools, Variant};
 pub use reference::generated;
 pub use secret::Secret;
-pub use settings::{Backend, CHECKS, GitSettings, Machines, SETTINGS, Settings, Source, names as settings_names};
+pub use settings::{
+    Backend, CHECKS, GitSettings, KindSettings, Machines, SETTINGS, Settings, Source, names as settings_names,
+};
 pub use source::GitSource;
 pub use variables::Variables;

@@ -57,6 +57,17 @@ pub struct GitSettings {
     pub known_hosts_file: Option<String>,
 }
 
+/// What kind is told about its cluster, as far as the settings say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KindSettings {
+    /// The port of its API server on the daemon's host; 0 for any that is free.
+    pub api_port: u16,
+    /// Feature gates of Kubernetes (`NAME=true`).
+    pub feature_gates: Vec<String>,
+    /// Folders and files of the daemon's host in its node (`HOST:NODE` or `HOST:NODE:ro`).
+    pub mounts: Vec<String>,
+}
+
 /// The settings of one environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -68,6 +79,8 @@ pub struct Settings {
     pub source: Source,
     /// Where it is, when the source is Git.
     pub git: GitSettings,
+    /// What kind is told, when it makes the bootstrap cluster.
+    pub kind: KindSettings,
     /// How long the whole bootstrap may take.
     pub deadline: Duration,
     /// How long nothing may change before the run counts as hanging.
@@ -87,6 +100,7 @@ impl Default for Settings {
             machines: Machines::Any,
             source: Source::Oci,
             git: GitSettings::default(),
+            kind: KindSettings::default(),
             deadline: Duration::from_mins(45),
             no_progress: Duration::from_mins(10),
             publish: vec![crate::flux::COMPONENTS.into()],
@@ -181,6 +195,27 @@ pub const KEYS: &[Key] = &[
         set: |all, value| value.some().map(|file| all.git.known_hosts_file = file),
     },
     Key {
+        name: "kind_api_port",
+        takes: "a port",
+        says: "For backend `kind`: the port of its API server on the daemon's host; 0 for any that is free.",
+        get: |all| all.kind.api_port.to_string(),
+        set: |all, value| value.port().map(|port| all.kind.api_port = port),
+    },
+    Key {
+        name: "kind_feature_gates",
+        takes: "a list of `NAME=true` and `NAME=false`",
+        says: "For backend `kind`: feature gates of Kubernetes.",
+        get: |all| list(&all.kind.feature_gates),
+        set: |all, value| value.gates().map(|gates| all.kind.feature_gates = gates),
+    },
+    Key {
+        name: "kind_mounts",
+        takes: "a list of `HOST:NODE` and `HOST:NODE:ro`",
+        says: "For backend `kind`: files and folders of the daemon's host that its node has, too. The docker socket is there where machines are containers.",
+        get: |all| list(&all.kind.mounts),
+        set: |all, value| value.mounts().map(|mounts| all.kind.mounts = mounts),
+    },
+    Key {
         name: "publish",
         takes: "a list of folders",
         says: "The folders of the repository that make up the source artifact.",
@@ -231,6 +266,8 @@ pub(super) enum Written {
     Text(String),
     /// A boolean of TOML.
     Switch(bool),
+    /// An integer of TOML, in digits.
+    Number(String),
     /// A list of TOML with texts only.
     List(Vec<String>),
     /// Anything else of TOML.
@@ -279,6 +316,40 @@ impl Written {
             Self::Switch(on) => Ok(*on),
             Self::Plain(text) if text == "true" || text == "false" => Ok(text == "true"),
             _ => Err(Wrong::kind("it is neither true nor false", "write true or false, without quotes")),
+        }
+    }
+
+    fn port(&self) -> Result<u16, Wrong> {
+        let (Self::Number(text) | Self::Plain(text)) = self else {
+            return Err(Wrong::kind("it is no number", "write it without quotes"));
+        };
+        text.parse().map_err(|_| Wrong::kind(&format!("{text} is no port"), "write a number up to 65535"))
+    }
+
+    fn gates(&self) -> Result<Vec<String>, Wrong> {
+        let gates = self.list()?;
+        let is_name = |name: &str| name.starts_with(char::is_alphabetic) && name.chars().all(char::is_alphanumeric);
+        let is_gate = |gate: &&String| {
+            gate.split_once('=').is_some_and(|(name, on)| is_name(name) && matches!(on, "true" | "false"))
+        };
+        match gates.iter().find(|gate| !is_gate(gate)) {
+            Some(wrong) => Err(Wrong::kind(&format!("{wrong:?} is no feature gate"), "write NAME=true or NAME=false")),
+            None => Ok(gates),
+        }
+    }
+
+    fn mounts(&self) -> Result<Vec<String>, Wrong> {
+        let mounts = self.list()?;
+        let is_mount = |mount: &&String| {
+            let parts: Vec<&str> = mount.split(':').collect();
+            matches!(parts[..], [host, node] | [host, node, "ro"] if host.starts_with('/') && node.starts_with('/'))
+        };
+        match mounts.iter().find(|mount| !is_mount(mount)) {
+            Some(wrong) => {
+                let remedy = "write /PATH/ON/HOST:/PATH/IN/NODE, with :ro behind it where nothing is to be written";
+                Err(Wrong::kind(&format!("{wrong:?} is no mount"), remedy))
+            }
+            None => Ok(mounts),
         }
     }
 

@@ -98,6 +98,9 @@ fn written(value: &DeValue<'_>) -> Written {
     if let Some(on) = value.as_bool() {
         return Written::Switch(on);
     }
+    if let Some(number) = value.as_integer() {
+        return Written::Number(number.as_str().to_owned());
+    }
     let texts = |items: &toml::de::DeArray<'_>| {
         items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
     };
@@ -134,7 +137,7 @@ mod tests {
             (
                 "[defaults]\nzzz = 1\n",
                 "bootstrap.toml:2:1: unknown key zzz",
-                "known: backend, machines, source, git_url, git_branch, git_follow, git_ca_file, git_known_hosts_file, publish, deadline, no_progress, fence, skip_checks",
+                "known: backend, machines, source, git_url, git_branch, git_follow, git_ca_file, git_known_hosts_file, kind_api_port, kind_feature_gates, kind_mounts, publish, deadline, no_progress, fence, skip_checks",
             ),
             ("[default]\n", "bootstrap.toml:1:2: unknown table default", "did you mean defaults?"),
             ("[environments.locl]\n", "bootstrap.toml:1:15: unknown environment locl", "did you mean local?"),
@@ -158,6 +161,26 @@ mod tests {
                 "[defaults]\npublish = ['a', 1]\n",
                 "bootstrap.toml:2:11: publish: it is no list of texts",
                 "write a list: [\"a\", \"b\"]",
+            ),
+            (
+                "[defaults]\nkind_api_port = 70000\n",
+                "bootstrap.toml:2:17: kind_api_port: 70000 is no port",
+                "write a number up to 65535",
+            ),
+            (
+                "[defaults]\nkind_api_port = '6443'\n",
+                "bootstrap.toml:2:17: kind_api_port: it is no number",
+                "write it without quotes",
+            ),
+            (
+                "[defaults]\nkind_feature_gates = ['NodeSwap']\n",
+                "bootstrap.toml:2:22: kind_feature_gates: \"NodeSwap\" is no feature gate",
+                "write NAME=true or NAME=false",
+            ),
+            (
+                "[defaults]\nkind_mounts = ['/srv', 'certs:/certs']\n",
+                "bootstrap.toml:2:15: kind_mounts: \"/srv\" is no mount",
+                "write /PATH/ON/HOST:/PATH/IN/NODE, with :ro behind it where nothing is to be written",
             ),
             ("defaults = 1\n", "bootstrap.toml:1:12: defaults: it is no table", "begin it with [defaults]"),
         ];

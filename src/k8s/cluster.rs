@@ -12,6 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
 
+use super::proxy;
 use super::writes::Writes;
 use super::{Error, MANAGER, ObjectRef, Result, apply_order, readiness, reference};
 use crate::clock::{Deadline, Look, Wait};
@@ -61,7 +62,7 @@ impl Cluster {
             .map_err(|e| fail(e.to_string()))?;
         config.connect_timeout = Some(Duration::from_secs(10));
         config.read_timeout = Some(Duration::from_mins(5));
-        direct(&mut config);
+        proxy::choose(&mut config);
         let writes = Writes::default();
         let builder = ClientBuilder::try_from(config).map_err(|e| fail(e.to_string()))?;
         let client = builder.with_layer(&writes).build();
@@ -352,19 +353,11 @@ impl Cluster {
     }
 }
 
-/// Leaves out a proxy that the environment names where the API server is on this host.
-fn direct(config: &mut kube::Config) {
-    let host = config.cluster_url.host().unwrap_or_default();
-    if host == "localhost" || host == "[::1]" || host.starts_with("127.") {
-        config.proxy_url = None;
-    }
-}
-
 /// How a program that runs as a pod, or with KUBECONFIG set, reaches its cluster.
 pub async fn own_config() -> Result<kube::Config> {
     let mut config = kube::Config::infer()
         .await
         .map_err(|e| Error::Kubeconfig { origin: "of KUBECONFIG or of this pod".into(), reason: e.to_string() })?;
-    direct(&mut config);
+    proxy::choose(&mut config);
     Ok(config)
 }

@@ -9,6 +9,7 @@ mod error;
 mod forward;
 mod manifest;
 mod object;
+mod proxy;
 mod ready;
 mod writes;
 

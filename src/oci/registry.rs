@@ -1,8 +1,10 @@
 //! A registry: how it is reached, as whom, and what things are called there.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Authority;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
@@ -22,6 +24,16 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) const SILENCE: Duration = Duration::from_mins(1);
 /// What we call ourselves.
 const AGENT: &str = concat!("cluster-init/", env!("CARGO_PKG_VERSION"));
+
+/// The client leaves the environment's proxies alone only when it is given one; this one is for no host.
+const UNUSED_PROXY: &str = "http://127.0.0.1:1";
+
+/// Whether `HOST` or `HOST:PORT` is this host, by its loopback.
+fn is_loopback(host: &str) -> bool {
+    let parsed: std::result::Result<Authority, _> = host.parse();
+    let name = parsed.as_ref().map_or(host, Authority::host);
+    name == "localhost" || name.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
 
 /// A registry that things are pushed to and pulled from.
 #[derive(Clone)]
@@ -76,7 +88,9 @@ impl Registry {
 
     /// A registry by its address.
     pub fn at(address: Address, access: &Access) -> Result<Self> {
-        let proxy = access.proxy.as_ref().map(ToString::to_string);
+        // No proxy reaches this host's own loopback, whatever HTTP_PROXY says and NO_PROXY does not.
+        let near = access.proxy.is_none() && is_loopback(&address.host);
+        let proxy = access.proxy.as_ref().map(ToString::to_string).or_else(|| near.then(|| UNUSED_PROXY.into()));
         let certificate = |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Der, data: data.clone() };
         let config = ClientConfig {
             protocol: if address.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
@@ -87,6 +101,7 @@ impl Registry {
             user_agent: AGENT,
             http_proxy: proxy.clone(),
             https_proxy: proxy,
+            no_proxy: near.then(|| "localhost,127.0.0.0/8,::1".into()),
             ..ClientConfig::default()
         };
         let client = Client::try_from(config).map_err(|error| Error::Registry {
@@ -95,7 +110,7 @@ impl Registry {
             source: error.into(),
         })?;
         // A registry says nothing while it takes an upload, however long that lasts: uploads look after that themselves.
-        let http = access.client(|builder| builder)?;
+        let http = access.client(|builder| if near { builder.no_proxy() } else { builder })?;
         Ok(Self { address, client, http, auth: RegistryAuth::Anonymous, events: Events::silent() })
     }
 
@@ -167,5 +182,18 @@ fn because(action: &'static str, target: String, cause: Cause, known: bool) -> E
         Cause::Refused { .. } => Error::Registry { action, target, source: Cause::Refused { known } },
         Cause::Wrong { actual } => Error::Wrong { what: "the manifest".into(), from: target, actual },
         source => Error::Registry { action, target, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_by_its_names() {
+        let near = ["localhost", "localhost:5000", "127.0.0.1", "127.0.0.1:32810", "127.9.9.9:1", "[::1]:5000", "::1"];
+        assert!(near.into_iter().all(is_loopback));
+        let far = ["docker:5000", "docker.io", "10.0.0.1:5000", "localhost.example.org", "[fe80::1]:5000", ""];
+        assert!(!far.into_iter().any(is_loopback));
     }
 }

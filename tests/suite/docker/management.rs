@@ -6,8 +6,9 @@ use std::time::Duration;
 use cluster_init::exec::Command;
 use cluster_init::fsx;
 
-use super::{Run, containers_of, docker, until};
-use crate::story::Repository;
+use super::{Run, STORY, containers_of, docker, until};
+use crate::story::{PROXY, Repository};
+use crate::support::ended;
 
 const VALUES: &str = "environment-values/kubeadm-capd/values.yaml";
 
@@ -135,7 +136,13 @@ fn ready(nodes: &str) -> usize {
 
 /// From nothing to self-management.
 async fn bootstrap(run: &Run, backend: &str, machines: usize) {
-    run.run(&["bootstrap", "kubeadm-capd", "--backend", backend]).await.ok();
+    // The site's proxy, which reaches none of it and is named by no NO_PROXY.
+    let command = run.command(&["bootstrap", "kubeadm-capd", "--backend", backend]);
+    let command =
+        command.env("HTTP_PROXY", PROXY).env("HTTPS_PROXY", PROXY).env_remove("NO_PROXY").env_remove("no_proxy");
+    let ended = ended(command.run(STORY).await);
+    eprintln!("bootstrap with {backend}: exit {}\n{}", ended.code, ended.stderr);
+    ended.ok();
     let status = run.run(&["status", "kubeadm-capd", "--output", "json"]).await.ok().json();
     assert_eq!(status["selfManaged"], true, "{status}");
     assert_eq!(status["bootstrapCluster"], false, "{status}");
