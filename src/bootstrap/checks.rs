@@ -458,7 +458,7 @@ mod tests {
             refused.hints[0].ends_with("(cluster-init local list)") && refused.hints[1].ends_with("--backend kind")
         );
         let of_kind = free_for_kind(port).unwrap_err();
-        assert_eq!(of_kind.to_string(), format!("port {port} cannot be had, and kind_api_port names it"));
+        assert!(of_kind.to_string().starts_with(&format!("port {port} cannot be had, and kind_api_port names it")));
         drop(taken);
         assert!(free_for_provider(port).is_ok() && free_for_kind(port).is_ok());
     }

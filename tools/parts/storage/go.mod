@@ -3,7 +3,9 @@ module cluster-init.dev/parts/storage
 
 go 1.26.0
 
-tool github.com/rancher/local-path-provisioner
+tool (
+	github.com/rancher/local-path-provisioner
+)
 
 require (
 	github.com/Sirupsen/logrus v0.11.0 // indirect
