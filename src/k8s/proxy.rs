@@ -14,18 +14,26 @@ use crate::fsx;
 /// The kernel's routes.
 const ROUTES: &str = "/proc/net/route";
 
-/// Leaves out a proxy of the environment where it is not for this cluster. One that the kubeconfig names stays.
+/// Decides for a client that is about to be made. A proxy that the kubeconfig names stays; the client's own choice of one from the
+/// environment does not, for it compares NO_PROXY with the proxy.
 pub fn choose(config: &mut kube::Config) {
-    let Some(proxy) = &config.proxy_url else { return };
-    let named = |name: &&str| std::env::var(*name).is_ok_and(|text| text.parse::<Uri>().is_ok_and(|uri| uri == *proxy));
-    if !["HTTPS_PROXY", "https_proxy"].iter().any(named) {
+    let variable = |name: &&str| std::env::var(*name).ok().filter(|text| !text.is_empty());
+    let named = ["HTTPS_PROXY", "https_proxy"].iter().find_map(variable).unwrap_or_default();
+    if config.proxy_url.as_ref().is_some_and(|proxy| named.parse::<Uri>().ok().as_ref() != Some(proxy)) {
         return;
     }
     let routes = fsx::read_text_if_present(Path::new(ROUTES)).ok().flatten().unwrap_or_default();
-    let host = config.cluster_url.host().unwrap_or_default();
-    if is_near(host, &routes) || Matcher::from_env().intercept(&config.cluster_url).is_none() {
-        config.proxy_url = None;
+    config.proxy_url = proxy(&config.cluster_url, &named, &Matcher::from_env(), &routes);
+}
+
+/// The proxy for a cluster's address, out of the environment's.
+fn proxy(cluster: &Uri, named: &str, matcher: &Matcher, routes: &str) -> Option<Uri> {
+    if is_near(cluster.host().unwrap_or_default(), routes) || matcher.intercept(cluster).is_none() {
+        return None;
     }
+    // Without a scheme it speaks HTTP, as to other programs.
+    let url = if named.contains("://") { named.to_owned() } else { format!("http://{named}") };
+    url.parse().ok()
 }
 
 /// Whether a host is this one, or one of a network of its own.
@@ -50,6 +58,21 @@ fn is_direct(address: Ipv4Addr, routes: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_proxy_is_for_hosts_that_no_proxy_does_not_name() {
+        // The proxy itself is of a domain that needs none.
+        let matcher = Matcher::builder().https("http://proxy.example.org:3128").no(".example.org,10.0.0.0/8").build();
+        let of =
+            |url: &str, named: &str| proxy(&url.parse().unwrap(), named, &matcher, "").map(|proxy| proxy.to_string());
+        let named = "http://user:secret@proxy.example.org:3128";
+        assert_eq!(of("https://203.0.113.5:6443", named), Some(format!("{named}/")));
+        let short = of("https://api.example.com", "proxy.example.org:3128");
+        assert_eq!(short.as_deref(), Some("http://proxy.example.org:3128/"));
+        for direct in ["https://10.1.2.3:6443", "https://api.example.org:6443", "https://127.0.0.1:6443"] {
+            assert_eq!(of(direct, named), None, "{direct}");
+        }
+    }
 
     #[test]
     fn hosts_of_an_own_network_are_near() {
