@@ -22,8 +22,17 @@ pub fn choose(config: &mut kube::Config) {
     if config.proxy_url.as_ref().is_some_and(|proxy| named.parse::<Uri>().ok().as_ref() != Some(proxy)) {
         return;
     }
-    let routes = fsx::read_text_if_present(Path::new(ROUTES)).ok().flatten().unwrap_or_default();
-    config.proxy_url = proxy(&config.cluster_url, &named, &Matcher::from_env(), &routes);
+    config.proxy_url = proxy(&config.cluster_url, &named, &Matcher::from_env(), &routes());
+}
+
+/// Whether a host needs no proxy: this one, and those of a network that it is part of.
+pub fn is_at_hand(host: &str) -> bool {
+    is_near(host, &routes())
+}
+
+fn routes() -> String {
+    // Without them no host but this one is near.
+    fsx::read_text_if_present(Path::new(ROUTES)).ok().flatten().unwrap_or_default()
 }
 
 /// The proxy for a cluster's address, out of the environment's.

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::view::{range, within};
+use crate::k8s::is_at_hand;
 use crate::node::config::UpstreamProxy;
 
 /// How long a connection may take to come about.
@@ -77,7 +78,7 @@ impl UpstreamProxy {
     fn bypassed(&self, host: &str, port: u16) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let address: Option<IpAddr> = host.parse().ok();
-        if host == "localhost" || address.is_some_and(|ip| ip.is_loopback()) {
+        if address.is_some_and(|ip| ip.is_loopback()) || is_at_hand(&host) {
             return true;
         }
         let entries =
@@ -186,6 +187,7 @@ mod tests {
         assert!(through("exact.host", 80));
         assert!(through("notcorp.example", 443));
         assert!(!through("127.0.0.1", 5000));
+        assert!(!through("localhost", 5000));
         assert_eq!(proxy.for_host("example.com", 80, false), Some("http://p"));
     }
 }
