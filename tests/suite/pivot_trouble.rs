@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::arena::{Arena, WORKERS, state};
+use crate::story::until;
 use crate::{kill_matrix, seed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +225,19 @@ async fn a_webhook_that_refuses_is_met_before_anything_is_touched(arena: &Arena)
     for object in [&binding, &policy] {
         target.delete(&reference(object), &kube::api::DeleteParams::default()).await.unwrap();
     }
+    // It holds a moment longer than it is there: what comes next moves Machines.
+    let name = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Machine", "default", "big-cp-2");
+    let mut machine = source.get(&name).await.unwrap().unwrap();
+    machine.metadata = serde_json::from_value(json!({"name": "probe", "namespace": "default"})).unwrap();
+    until("end of the policy", async || match target.dry_run(&machine, "test", false).await {
+        Ok(_) => true,
+        Err(error) => {
+            let said = cluster_init::failure::Failure::from(error).chain().join(": ");
+            assert!(said.contains("no machines here"), "{said}");
+            false
+        }
+    })
+    .await;
 }
 
 async fn providers_are_stopped_and_started_again(arena: &Arena) {
