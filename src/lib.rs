@@ -37,4 +37,5 @@ pub mod event;
 pub mod exec;
 pub mod failure;
 pub mod fsx;
+pub mod near;
 pub mod yaml;

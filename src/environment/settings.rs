@@ -327,29 +327,25 @@ impl Written {
     }
 
     fn gates(&self) -> Result<Vec<String>, Wrong> {
-        let gates = self.list()?;
         let is_name = |name: &str| name.starts_with(char::is_alphabetic) && name.chars().all(char::is_alphanumeric);
-        let is_gate = |gate: &&String| {
+        self.list_of("feature gate", "write NAME=true or NAME=false", |gate| {
             gate.split_once('=').is_some_and(|(name, on)| is_name(name) && matches!(on, "true" | "false"))
-        };
-        match gates.iter().find(|gate| !is_gate(gate)) {
-            Some(wrong) => Err(Wrong::kind(&format!("{wrong:?} is no feature gate"), "write NAME=true or NAME=false")),
-            None => Ok(gates),
-        }
+        })
     }
 
     fn mounts(&self) -> Result<Vec<String>, Wrong> {
-        let mounts = self.list()?;
-        let is_mount = |mount: &&String| {
+        let remedy = "write /PATH/ON/HOST:/PATH/IN/NODE, with :ro behind it where nothing is to be written";
+        self.list_of("mount", remedy, |mount| {
             let parts: Vec<&str> = mount.split(':').collect();
             matches!(parts[..], [host, node] | [host, node, "ro"] if host.starts_with('/') && node.starts_with('/'))
-        };
-        match mounts.iter().find(|mount| !is_mount(mount)) {
-            Some(wrong) => {
-                let remedy = "write /PATH/ON/HOST:/PATH/IN/NODE, with :ro behind it where nothing is to be written";
-                Err(Wrong::kind(&format!("{wrong:?} is no mount"), remedy))
-            }
-            None => Ok(mounts),
+        })
+    }
+
+    fn list_of(&self, what: &str, remedy: &str, is: impl Fn(&str) -> bool) -> Result<Vec<String>, Wrong> {
+        let all = self.list()?;
+        match all.iter().find(|one| !is(one)) {
+            Some(wrong) => Err(Wrong::kind(&format!("{wrong:?} is no {what}"), remedy)),
+            None => Ok(all),
         }
     }
 

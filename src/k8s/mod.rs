@@ -18,7 +18,6 @@ pub use error::{Error, Result, reason};
 pub use forward::Forward;
 pub use manifest::{apply_order, parse};
 pub use object::{ObjectRef, condition, reference};
-pub use proxy::is_at_hand;
 pub use ready::{Readiness, readiness};
 
 pub use kube::api::{ApiResource, DynamicObject};

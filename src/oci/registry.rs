@@ -1,10 +1,8 @@
 //! A registry: how it is reached, as whom, and what things are called there.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
-use http::uri::Authority;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
@@ -17,6 +15,7 @@ use super::credentials;
 use super::digest::Digest;
 use super::error::{Error, Result};
 use crate::event::Events;
+use crate::near::is_at_hand;
 
 /// How long a connection may take; a whole transfer has a limit of its own.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -27,13 +26,7 @@ const AGENT: &str = concat!("cluster-init/", env!("CARGO_PKG_VERSION"));
 
 /// The client leaves the environment's proxies alone only when it is given one; this one is for no host.
 const UNUSED_PROXY: &str = "http://127.0.0.1:1";
-
-/// Whether `HOST` or `HOST:PORT` is this host, by its loopback.
-fn is_loopback(host: &str) -> bool {
-    let parsed: std::result::Result<Authority, _> = host.parse();
-    let name = parsed.as_ref().map_or(host, Authority::host);
-    name == "localhost" || name.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
+const EVERY_ADDRESS: &str = "localhost,0.0.0.0/0,::/0";
 
 /// A registry that things are pushed to and pulled from.
 #[derive(Clone)]
@@ -88,8 +81,8 @@ impl Registry {
 
     /// A registry by its address.
     pub fn at(address: Address, access: &Access) -> Result<Self> {
-        // No proxy reaches this host's own loopback, whatever HTTP_PROXY says and NO_PROXY does not.
-        let near = access.proxy.is_none() && is_loopback(&address.host);
+        // Whatever HTTP_PROXY says and NO_PROXY does not.
+        let near = access.proxy.is_none() && is_at_hand(&address.host);
         let proxy = access.proxy.as_ref().map(ToString::to_string).or_else(|| near.then(|| UNUSED_PROXY.into()));
         let certificate = |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Der, data: data.clone() };
         let config = ClientConfig {
@@ -101,7 +94,7 @@ impl Registry {
             user_agent: AGENT,
             http_proxy: proxy.clone(),
             https_proxy: proxy,
-            no_proxy: near.then(|| "localhost,127.0.0.0/8,::1".into()),
+            no_proxy: near.then(|| EVERY_ADDRESS.into()),
             ..ClientConfig::default()
         };
         let client = Client::try_from(config).map_err(|error| Error::Registry {
@@ -182,18 +175,5 @@ fn because(action: &'static str, target: String, cause: Cause, known: bool) -> E
         Cause::Refused { .. } => Error::Registry { action, target, source: Cause::Refused { known } },
         Cause::Wrong { actual } => Error::Wrong { what: "the manifest".into(), from: target, actual },
         source => Error::Registry { action, target, source },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_known_by_its_names() {
-        let near = ["localhost", "localhost:5000", "127.0.0.1", "127.0.0.1:32810", "127.9.9.9:1", "[::1]:5000", "::1"];
-        assert!(near.into_iter().all(is_loopback));
-        let far = ["docker:5000", "docker.io", "10.0.0.1:5000", "localhost.example.org", "[fe80::1]:5000", ""];
-        assert!(!far.into_iter().any(is_loopback));
     }
 }

@@ -47,15 +47,13 @@ fn definition(group: &str, version: &str, kind: &str) -> DynamicObject {
     }))
 }
 
-/// What stands in for the controllers of both clusters: it reports pauses, and adds finalizers to whatever lacks them.
-async fn controllers(clusters: [Cluster; 2]) {
+/// What stands in for the controllers of a cluster: it reports pauses, and adds finalizers to whatever lacks them.
+async fn controllers(cluster: Cluster) {
     loop {
-        for cluster in &clusters {
-            for (group, version, kind) in KINDS {
-                let gvk = GroupVersionKind::gvk(group, version, kind);
-                for found in cluster.list(&gvk, None, None).await.unwrap_or_default() {
-                    reconcile(cluster, &found).await;
-                }
+        for (group, version, kind) in KINDS {
+            let gvk = GroupVersionKind::gvk(group, version, kind);
+            for found in cluster.list(&gvk, None, None).await.unwrap_or_default() {
+                reconcile(&cluster, &found).await;
             }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -219,17 +217,41 @@ async fn a_pivot_between_two_api_servers() {
         cluster.apply_all(definitions, deadline, &CancellationToken::new()).await.unwrap();
         clean(cluster).await;
     }
-    let controllers = tokio::spawn(controllers([source.clone(), target.clone()]));
+    let of_source = tokio::spawn(controllers(source.clone()));
+    controllers_that_know_nothing_are_waited_for(&source, &target).await;
+    let of_target = tokio::spawn(controllers(target.clone()));
     everything_arrives(&source, &target).await;
     a_conflict_rolls_back(&source, &target).await;
     an_interruption_rolls_back(&source, &target).await;
     what_is_not_ready_is_refused(&source, &target).await;
     nothing_is_lost_wherever_it_stops(&source, &target).await;
     the_command_plans_moves_and_goes_on_after_a_kill(&home, &source, &target).await;
-    controllers.abort();
+    of_source.abort();
+    of_target.abort();
     for name in ["source", "target"] {
         home.run(["local", "delete", name]).await.ok();
     }
+}
+
+/// They would make anew what they do not know.
+async fn controllers_that_know_nothing_are_waited_for(source: &Cluster, target: &Cluster) {
+    populate(source, 1).await;
+    let before = names(source).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut scope = scope(folder.path());
+    scope.deadline = Deadline::after(Duration::from_secs(4));
+    let failure = Pivot::new(source, target, "zero", &scope).run().await.unwrap_err();
+    assert_eq!(failure.kind, Kind::Timeout);
+    let (waited, seen) = failure.message.split_once(';').unwrap();
+    assert_eq!(waited, "waited 4s for Cluster API on the management cluster to know the copies");
+    assert_eq!(seen, " last seen: it has not said yet that Cluster default/mc is paused");
+    assert!(
+        failure.hints[0].starts_with("see that Cluster API's manager on the management cluster runs"),
+        "{failure:?}"
+    );
+    assert_as_it_was(source, target, &before, &[]).await;
+    clean(source).await;
+    clean(target).await;
 }
 
 async fn everything_arrives(source: &Cluster, target: &Cluster) {
@@ -240,7 +262,7 @@ async fn everything_arrives(source: &Cluster, target: &Cluster) {
     assert_eq!(report.moved.len(), before.len());
     assert_eq!(
         report.phases.iter().map(|(p, _)| *p).collect::<Vec<_>>(),
-        ["fence", "copy", "verify", "commit", "delete", "release"]
+        ["fence", "copy", "verify", "acknowledge", "commit", "delete", "release"]
     );
     assert_moved(source, target, &before).await;
     assert!(names(source).await.is_empty());

@@ -1,13 +1,14 @@
 //! Moves Cluster API objects from one cluster to another.
 //!
 //! ```text
-//!   look ─► plan ─► claim ─► fence ─► copy ─► verify ─► COMMIT ─► delete ─► release
-//!                     └──── any failure: roll back ───┘   └─ any failure: roll forward ─┘
+//!   look ─► plan ─► claim ─► fence ─► copy ─► verify ─► acknowledge ─► COMMIT ─► delete ─► release
+//!                     └──────────── any failure: roll back ─────────┘   └─ any failure: roll forward ─┘
 //! ```
 //!
 //! Every phase can be run again from the live state and the [record](Record) on both clusters. Nothing is deleted before
 //! every copy has been verified, and then only in the version that was verified.
 
+mod acknowledge;
 mod agree;
 mod back;
 mod copy;
@@ -278,6 +279,7 @@ impl<'a> Pivot<'a> {
         plan.check()?;
         self.timed(report, "copy", self.copy(&graph, &plan, record, again)).await?;
         let verified = self.timed(report, "verify", self.verify(&mut plan, facts)).await?;
+        self.timed(report, "acknowledge", self.acknowledged(&plan, &verified)).await?;
         Ok((plan, verified))
     }
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::view::{range, within};
-use crate::k8s::is_at_hand;
+use crate::near::is_at_hand;
 use crate::node::config::UpstreamProxy;
 
 /// How long a connection may take to come about.
@@ -77,10 +77,10 @@ impl UpstreamProxy {
 
     fn bypassed(&self, host: &str, port: u16) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let address: Option<IpAddr> = host.parse().ok();
-        if address.is_some_and(|ip| ip.is_loopback()) || is_at_hand(&host) {
+        if is_at_hand(&host) {
             return true;
         }
+        let address: Option<IpAddr> = host.parse().ok();
         let entries =
             self.no.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|entry| !entry.is_empty());
         for entry in entries {
