@@ -1,5 +1,6 @@
 //! The management cluster of containers, from nothing to a day in its life.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -150,6 +151,17 @@ async fn bootstrap(run: &Run, backend: &str, machines: usize) {
     let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
     assert_eq!(ready(&nodes), machines, "{nodes}");
     assert_eq!(containers_of("kubeadm-capd-bootstrap").await, Vec::<String>::new(), "the bootstrap cluster is gone");
+    assert_eq!(machines_ever(run).len(), machines, "none came and went: {:?}", machines_ever(run));
+}
+
+/// The Machines that the run told of.
+fn machines_ever(run: &Run) -> BTreeSet<String> {
+    let runs = run.home.path().join("runs/kubeadm-capd");
+    let events = fsx::list(&runs).unwrap().into_iter().map(|name| runs.join(name).join("events.ndjson"));
+    let texts: Vec<String> = events.filter(|file| file.exists()).map(|file| fsx::read_text(&file).unwrap()).collect();
+    let parsed = texts.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap());
+    let objects = parsed.filter_map(|event: serde_json::Value| Some(event["object"].as_str()?.to_owned()));
+    objects.filter(|object| object.starts_with("Machine ")).collect()
 }
 
 /// A pod that starts before its node leads Services somewhere is led out of the cluster, and ends.
