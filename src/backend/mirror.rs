@@ -70,7 +70,7 @@ impl Mirror {
 
     /// Starts it when it does not run, and waits until it answers.
     pub async fn serve(&self, events: &Events, deadline: Deadline, cancel: &CancellationToken) -> Result<Served> {
-        self.docker.ensure_network(NETWORK, &format!("{LABEL}=network"), &format!("{LABEL}=look")).await?;
+        self.network().await?;
         self.start(events).await?;
         let host = self.docker.elsewhere().await?.unwrap_or_else(|| HERE.into());
         let (registry, port) = Wait::new(format!("the registry in container {MIRROR} at {host}"), deadline.left())
@@ -123,6 +123,10 @@ impl Mirror {
         futures::stream::iter(&images).map(Ok).try_for_each(|image| self.load(image, &served.near, events)).await
     }
 
+    async fn network(&self) -> Result<()> {
+        Ok(self.docker.ensure_network(NETWORK, &format!("{LABEL}=network"), &format!("{LABEL}=look")).await?)
+    }
+
     /// Starts the container, anew when it was made from another image.
     async fn start(&self, events: &Events) -> Result<()> {
         let name = self.reference("registry")?;
@@ -160,6 +164,11 @@ impl Mirror {
         match self.docker.run(MIRROR, &options, &name).await {
             // Another environment was faster, and gives it what it lacks as this one does.
             Err(error) if error.in_use() => Ok(()),
+            // Another environment made the network at the same time: the younger one goes. The container is made, and not started.
+            Err(error) if error.is_ambiguous() => {
+                self.network().await?;
+                Ok(self.docker.start(MIRROR).await?)
+            }
             result => Ok(result.map(|_| ())?),
         }
     }

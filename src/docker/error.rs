@@ -120,6 +120,11 @@ impl Error {
         self.said().contains("is not connected to")
     }
 
+    /// Whether two networks have the name of the one that a container should be in.
+    pub fn is_ambiguous(&self) -> bool {
+        self.said().contains("is ambiguous")
+    }
+
     /// Whether what should be made exists already.
     pub fn exists(&self) -> bool {
         self.said().contains("already exists")
@@ -197,6 +202,8 @@ mod tests {
         assert!(said("Error: No such container: x").not_found());
         assert!(said("Error response from daemon: network kind not found").not_found());
         assert!(said("network with name kind already exists").exists());
+        let twins = "docker: Error response from daemon: network kind is ambiguous (2 matches found on name)";
+        assert!(said(twins).is_ambiguous() && !said(twins).exists());
         assert!(!said("Conflict. The container name is in use").not_found());
     }
 
