@@ -1,8 +1,9 @@
 //! Waits until the target's Cluster API knows the copies.
 //!
 //! Controllers look at what they remember, and a watch that a changed definition has cut is behind for seconds. A MachineDeployment whose
-//! controller does not know its MachineSet yet makes another one, and a MachineSet other Machines. (A KubeadmControlPlane's asks the API
-//! server itself before it does.) Cluster API says of every object of a paused Cluster that it is paused: once it has said so, it knows it.
+//! controller does not know its MachineSet yet makes another one, and a MachineSet other Machines. Cluster API says of every object of a
+//! paused Cluster that it is paused: once it has said so, it knows it. Other providers' managers remember for themselves; what a control
+//! plane's knows of Machines nobody tells.
 
 use std::time::Duration;
 
