@@ -239,11 +239,11 @@ async fn controllers_that_know_nothing_are_waited_for(source: &Cluster, target: 
     let before = names(source).await;
     let folder = tempfile::tempdir().unwrap();
     let mut scope = scope(folder.path());
-    scope.deadline = Deadline::after(Duration::from_secs(4));
+    scope.deadline = Deadline::after(Duration::from_secs(8));
     let failure = Pivot::new(source, target, "zero", &scope).run().await.unwrap_err();
     assert_eq!(failure.kind, Kind::Timeout);
     let (waited, seen) = failure.message.split_once(';').unwrap();
-    assert_eq!(waited, "waited 4s for Cluster API on the management cluster to know the copies");
+    assert_eq!(waited, "waited 8s for Cluster API on the management cluster to know the copies");
     assert_eq!(seen, " last seen: it has not said yet that Cluster default/mc is paused");
     assert!(
         failure.hints[0].starts_with("see that Cluster API's manager on the management cluster runs"),
