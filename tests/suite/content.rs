@@ -297,7 +297,7 @@ async fn wrong_values_are_named_by_their_key() {
         ),
         (
             r#"{"components": {"capi": {"depends_on": ["cert-manger"]}}}"#,
-            r#"components.capi.depends_on: unknown component "cert-manger" (known: cabpk, cabpr, capd, capi, capi-definitions, capi-local, capo, cert-manager, cluster, cluster-resource-sets, flux-system, local-path-storage, metallb, metallb-pool, orc, registry, telco-cloud-init, workload-cluster)"#,
+            r#"components.capi.depends_on: unknown component "cert-manger" (known: cabpk, cabpr, capd, capi, capi-definitions, capi-local, capo, cert-manager, cluster, cluster-resource-sets, flux-system, local-path-storage, metallb, metallb-pool, orc, providers, registry, telco-cloud-init, workload-cluster)"#,
         ),
         (
             r#"{"components": {"cert-manager": {"enabled": "no"}}}"#,
