@@ -1,10 +1,10 @@
 //! `bootstrap kubeadm-capd`, with kind and with plain processes, against the straightforward way with kind and clusterctl.
 //!
 //! All three run in turn, from the same bundle, `ROUNDS` times (default 1; four minutes a round and more); seconds of each step, medians of
-//! the whole and ratios are printed, and how busy the host was. `WAYS="manual local"` leaves some out. Before the clock runs, docker has every
-//! image that either way starts containers from, the straightforward way's node image has Kubernetes' images in it, and ours has its mirror
-//! filled. Ours does more: Flux, the chart, a registry of the cluster's own, the proof that it manages itself. Needs Docker and a bundle made
-//! with `bundle build --with docker`.
+//! the whole and ratios are printed, and how busy the host was. `WAYS="manual local"` leaves some out, `EVENTS=folder` keeps what ours saw.
+//! Before the clock runs, docker has every image that either way starts containers from, the straightforward way's node image has
+//! Kubernetes' images in it, and ours has its mirror filled. Ours does more: Flux, the chart, a registry of the cluster's own, the proof
+//! that it manages itself. Needs Docker and a bundle made with `bundle build --with docker`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -251,7 +251,7 @@ impl Bench {
         Ok(Times { steps, all })
     }
 
-    async fn ours(&self, backend: &str) -> Result<Times> {
+    async fn ours(&self, backend: &str, round: usize) -> Result<Times> {
         let folder = tempfile::Builder::new().prefix("ci-").tempdir().unwrap();
         // Unpacked images are kept between runs by every user; so they are here.
         fsx::symlink(&self.cache, &folder.path().join("cache"))?;
@@ -276,6 +276,10 @@ impl Bench {
         let log =
             fsx::list(&runs)?.into_iter().map(|name| runs.join(name).join("events.ndjson")).find(|log| log.exists());
         let events = fsx::read_text(&log.unwrap())?;
+        if let Some(kept) = std::env::var_os("EVENTS") {
+            fsx::create_dir(Path::new(&kept))?;
+            fsx::write(&Path::new(&kept).join(format!("{round}-{backend}.ndjson")), &events)?;
+        }
         let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let steps = events
             .filter(|event| event["event"] == "step-done")
@@ -342,7 +346,7 @@ async fn main() {
         for way in wanted.split_whitespace() {
             let load = fsx::read_text(Path::new("/proc/loadavg")).unwrap_or_default();
             let before = busy();
-            let times = if way == "manual" { bench.manual().await } else { bench.ours(way).await };
+            let times = if way == "manual" { bench.manual().await } else { bench.ours(way, round).await };
             let times = times.unwrap_or_else(|error| panic!("{way}: {error}"));
             let busy = busy() - before;
             clean().await;
