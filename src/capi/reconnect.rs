@@ -1,9 +1,9 @@
 //! Managers that wait for nothing: Cluster API's managers look for a cluster's API server as soon as its infrastructure is there, which
 //! is before a control plane runs behind it, and then again every thirty seconds; no setting changes that, and no event. A manager that
-//! starts looks at once.
+//! starts looks at once, if it leads: the lease of a pod that is gone would keep the next one waiting for a minute.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{ApiResource, DynamicObject};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Preconditions};
 use kube::core::GroupVersionKind;
 use serde_json::json;
 
@@ -15,16 +15,27 @@ use crate::k8s::{Cluster, ObjectRef, condition, reference};
 const WAITING: [&str; 3] = ["cluster-api", "bootstrap-", "control-plane-"];
 /// Whose first look is not longer ago than this has not failed yet, and may be about to succeed.
 const FRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+/// The seconds between two looks.
+const LOOK: i64 = 30;
+/// The seconds that a pod takes to be replaced.
+const REPLACING: i64 = 8;
 
 /// Whether the managers of a cluster looked for its API server in vain, and wait for their next look.
 pub fn waits(cluster: &DynamicObject) -> bool {
-    let since = |kind: &str| {
-        let condition = condition(cluster, kind)?;
-        (condition["status"] == "True")
-            .then(|| condition["lastTransitionTime"].as_str()?.parse::<jiff::Timestamp>().ok())?
-    };
-    let looked = since("InfrastructureReady").is_some_and(|since| clock::now().duration_since(since) > FRESH);
-    looked && since("RemoteConnectionProbe").is_none()
+    since(cluster, "InfrastructureReady").is_some_and(|ago| ago > FRESH)
+        && since(cluster, "RemoteConnectionProbe").is_none()
+}
+
+/// Whether the next look of those managers is nearer than new pods of theirs.
+pub fn looks_soon(cluster: &DynamicObject) -> bool {
+    since(cluster, "InfrastructureReady").is_some_and(|ago| LOOK - ago.as_secs().rem_euclid(LOOK) <= REPLACING)
+}
+
+/// How long a condition has been true.
+fn since(cluster: &DynamicObject, kind: &str) -> Option<jiff::SignedDuration> {
+    let condition = condition(cluster, kind).filter(|condition| condition["status"] == "True")?;
+    let since = condition["lastTransitionTime"].as_str()?.parse::<jiff::Timestamp>().ok()?;
+    Some(clock::now().duration_since(since))
 }
 
 /// The managers that look for API servers.
@@ -46,6 +57,49 @@ pub async fn restart(cluster: &Cluster, manager: &ObjectRef) -> Result<()> {
     object.data = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
     cluster.apply(&object).await?;
     Ok(())
+}
+
+/// Ends the pods of a manager, and tells which those were; its Deployment makes others.
+pub async fn end(cluster: &Cluster, manager: &ObjectRef) -> Result<Vec<DynamicObject>> {
+    let Some(found) = cluster.get(manager).await? else { return Ok(Vec::new()) };
+    let labels =
+        found.data.pointer("/spec/selector/matchLabels").and_then(|labels| labels.as_object()).into_iter().flatten();
+    let labels: Vec<String> =
+        labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let gvk = GroupVersionKind::gvk("", "v1", "Pod");
+    let pods = cluster.list(&gvk, manager.namespace.as_deref(), Some(&labels.join(","))).await?;
+    for pod in &pods {
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        cluster.delete(&reference(pod), &params).await?;
+    }
+    Ok(pods)
+}
+
+/// Whether a pod is gone: its process has ended then.
+pub async fn is_gone(cluster: &Cluster, pod: &DynamicObject) -> Result<bool> {
+    Ok(cluster.get(&reference(pod)).await?.is_none_or(|found| found.metadata.uid != pod.metadata.uid))
+}
+
+/// Takes the leases away that a pod held, which is gone.
+pub async fn free(cluster: &Cluster, pod: &DynamicObject) -> Result<()> {
+    let gvk = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
+    for lease in cluster.list(&gvk, pod.metadata.namespace.as_deref(), None).await? {
+        if is_held_by(&lease, pod) {
+            // Nobody else's: one that was taken over meanwhile has another version.
+            let version = lease.metadata.resource_version.clone();
+            let preconditions = Preconditions { uid: lease.metadata.uid.clone(), resource_version: version };
+            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            cluster.delete(&reference(&lease), &params).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pod holds a lease: by its name and something random.
+fn is_held_by(lease: &DynamicObject, pod: &DynamicObject) -> bool {
+    let holder = lease.data.pointer("/spec/holderIdentity").and_then(|holder| holder.as_str()).unwrap_or_default();
+    holder.rsplit_once('_').is_some_and(|(name, _)| pod.metadata.name.as_deref() == Some(name))
 }
 
 #[cfg(test)]
@@ -71,5 +125,25 @@ mod tests {
         assert!(!waits(&cluster(2, "True", "False")), "looking just now");
         assert!(!waits(&cluster(20, "False", "False")), "nothing to look for");
         assert!(!waits(&DynamicObject::new("c", &ApiResource::erase::<Deployment>(&()))));
+    }
+
+    #[test]
+    fn a_look_that_is_near_is_waited_for() {
+        let soon = |ago| looks_soon(&cluster(ago, "True", "False"));
+        assert!(soon(24) && soon(29) && soon(55), "within a few seconds");
+        assert!(!soon(12) && !soon(31), "a new pod is sooner");
+        assert!(!looks_soon(&DynamicObject::new("c", &ApiResource::erase::<Deployment>(&()))));
+    }
+
+    #[test]
+    fn a_lease_is_the_pods_that_it_names() {
+        let holds = |holder: &str, name: &str| {
+            let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": holder}});
+            let pod = json!({"metadata": {"name": name}});
+            is_held_by(&serde_json::from_value(lease).unwrap(), &serde_json::from_value(pod).unwrap())
+        };
+        assert!(holds("manager-7c5-x2_0f8e", "manager-7c5-x2"));
+        assert!(!holds("manager-7c5-x2_0f8e", "manager-7c5-x") && !holds("manager-7c5-x2_0f8e", "manager"));
+        assert!(!holds("", "manager"));
     }
 }

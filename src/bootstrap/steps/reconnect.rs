@@ -8,15 +8,11 @@ use crate::bootstrap::{NAMESPACE, Story};
 use crate::capi;
 use crate::clock::Look;
 use crate::failure::Result;
-use crate::k8s::ObjectRef;
+use crate::k8s::{Cluster, ObjectRef, reference};
 use crate::saga::Scope;
 
-/// Starts the managers anew that wait for their next look at the management cluster. Only those that are plain processes, and so
-/// without a rival: a pod would wait for the lease of the one that it replaces, up to a minute.
+/// Starts the managers anew that wait for their next look at the management cluster.
 pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
-    if !matches!(story.backend, Backend::Local(_)) {
-        return Ok(());
-    }
     let source = &story.bootstrap().await?.cluster;
     let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", NAMESPACE, &story.cluster_name().await?);
     let Some(found) = source.get(&cluster).await? else { return Ok(()) };
@@ -27,20 +23,40 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
     if found.data.pointer("/spec/controlPlaneRef/kind").is_some_and(|kind| kind == "KubeadmControlPlane") {
         made_by_kubeadm(story, scope).await?;
     }
+    let of_pods = !matches!(story.backend, Backend::Local(_));
     // One that happened to look meanwhile stays.
-    if !source.get(&cluster).await?.is_some_and(|found| capi::waits(&found)) {
+    if !source.get(&cluster).await?.is_some_and(|found| capi::waits(&found) && !(of_pods && capi::looks_soon(&found))) {
         return Ok(());
     }
     let restart = async {
-        for manager in capi::managers(source).await? {
+        let managers = capi::managers(source).await?;
+        let restarts = managers.iter().map(async |manager| {
             scope
                 .events
                 .progress(manager.to_string(), "is started anew: it would not look for the cluster for a while");
-            capi::restart(source, &manager).await?;
-        }
-        Ok(())
+            if of_pods { replace(scope, source, manager).await } else { Ok(capi::restart(source, manager).await?) }
+        });
+        futures::future::try_join_all(restarts).await.map(drop)
     };
     scope.effect("reconnect", restart).await
+}
+
+/// Replaces a manager's pods. A pod that came beside the one that it replaces, as after a restart of its Deployment, would ask for the
+/// other's lease, and once more only ten seconds later.
+async fn replace(scope: &Scope, source: &Cluster, manager: &ObjectRef) -> Result<()> {
+    for pod in capi::end(source, manager).await? {
+        let name = reference(&pod);
+        scope
+            .wait(format!("{name} to end"))
+            .every(Duration::from_millis(200))
+            .until(async || {
+                let gone = capi::is_gone(source, &pod).await?;
+                Ok(if gone { Look::Ready(()) } else { Look::Pending("it runs".into()) })
+            })
+            .await?;
+        capi::free(source, &pod).await?;
+    }
+    Ok(())
 }
 
 /// Waits for what kubeadm leaves in the cluster when the control plane is made: a manager that looks earlier looks again late.
