@@ -17,8 +17,8 @@ const WAITING: [&str; 3] = ["cluster-api", "bootstrap-", "control-plane-"];
 const FRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 /// The seconds between two looks.
 const LOOK: i64 = 30;
-/// The seconds that a pod takes to be replaced.
-const REPLACING: i64 = 8;
+/// The seconds that it takes until a new pod looks: the old one takes five to end.
+const REPLACING: i64 = 10;
 
 /// Whether the managers of a cluster looked for its API server in vain, and wait for their next look.
 pub fn waits(cluster: &DynamicObject) -> bool {
