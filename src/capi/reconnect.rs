@@ -2,14 +2,18 @@
 //! is before a control plane runs behind it, and then again every thirty seconds; no setting changes that, and no event. A manager that
 //! starts looks at once, if it leads: the lease of a pod that is gone would keep the next one waiting for a minute.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Preconditions};
 use kube::core::GroupVersionKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{OF_PROVIDER, Result};
-use crate::clock;
-use crate::k8s::{Cluster, ObjectRef, condition, reference};
+use crate::clock::{self, Look};
+use crate::failure;
+use crate::k8s::{self, Cluster, ObjectRef, condition, reference};
+use crate::saga::Scope;
 
 /// The types whose managers wait for a cluster's API server.
 const WAITING: [&str; 3] = ["cluster-api", "bootstrap-", "control-plane-"];
@@ -59,46 +63,64 @@ pub async fn restart(cluster: &Cluster, manager: &ObjectRef) -> Result<()> {
     Ok(())
 }
 
+/// Replaces a manager's pods. A pod that came beside the one that it replaces, as [`restart`] has it, would ask for the other's lease, and
+/// once more only ten seconds later.
+pub async fn replace(scope: &Scope, cluster: &Cluster, manager: &ObjectRef) -> failure::Result<()> {
+    for pod in end(cluster, manager).await? {
+        scope
+            .wait(format!("{} to end, and to hold no lease", reference(&pod)))
+            .every(Duration::from_millis(200))
+            .until(async || match left(cluster, &pod).await {
+                Ok(None) => Ok(Look::Ready(())),
+                Ok(Some(state)) => Ok(Look::Pending(state.into())),
+                // Given up here, its lease would keep the next pod waiting.
+                Err(error) if error.transient() || error.conflict() => Ok(Look::Pending(error.to_string())),
+                Err(error) => Err(error.into()),
+            })
+            .await?;
+    }
+    Ok(())
+}
+
 /// Ends the pods of a manager, and tells which those were; its Deployment makes others.
-pub async fn end(cluster: &Cluster, manager: &ObjectRef) -> Result<Vec<DynamicObject>> {
+async fn end(cluster: &Cluster, manager: &ObjectRef) -> k8s::Result<Vec<DynamicObject>> {
     let Some(found) = cluster.get(manager).await? else { return Ok(Vec::new()) };
-    let labels =
-        found.data.pointer("/spec/selector/matchLabels").and_then(|labels| labels.as_object()).into_iter().flatten();
+    let labels = found.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object).into_iter().flatten();
     let labels: Vec<String> =
         labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     let gvk = GroupVersionKind::gvk("", "v1", "Pod");
     let pods = cluster.list(&gvk, manager.namespace.as_deref(), Some(&labels.join(","))).await?;
     for pod in &pods {
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        cluster.delete(&reference(pod), &params).await?;
+        let uid = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        cluster.delete(&reference(pod), &only(uid)).await?;
     }
     Ok(pods)
 }
 
-/// Whether a pod is gone: its process has ended then.
-pub async fn is_gone(cluster: &Cluster, pod: &DynamicObject) -> Result<bool> {
-    Ok(cluster.get(&reference(pod)).await?.is_none_or(|found| found.metadata.uid != pod.metadata.uid))
-}
-
-/// Takes the leases away that a pod held, which is gone.
-pub async fn free(cluster: &Cluster, pod: &DynamicObject) -> Result<()> {
+/// Takes away the leases of a pod as soon as it is gone; `None` when it has none left.
+async fn left(cluster: &Cluster, pod: &DynamicObject) -> k8s::Result<Option<&'static str>> {
+    if cluster.get(&reference(pod)).await?.is_some_and(|found| found.metadata.uid == pod.metadata.uid) {
+        return Ok(Some("it is there"));
+    }
     let gvk = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
     for lease in cluster.list(&gvk, pod.metadata.namespace.as_deref(), None).await? {
         if is_held_by(&lease, pod) {
             // Nobody else's: one that was taken over meanwhile has another version.
             let version = lease.metadata.resource_version.clone();
-            let preconditions = Preconditions { uid: lease.metadata.uid.clone(), resource_version: version };
-            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            cluster.delete(&reference(&lease), &params).await?;
+            let seen = Preconditions { uid: lease.metadata.uid.clone(), resource_version: version };
+            cluster.delete(&reference(&lease), &only(seen)).await?;
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+fn only(preconditions: Preconditions) -> DeleteParams {
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
 /// Whether a pod holds a lease: by its name and something random.
 fn is_held_by(lease: &DynamicObject, pod: &DynamicObject) -> bool {
-    let holder = lease.data.pointer("/spec/holderIdentity").and_then(|holder| holder.as_str()).unwrap_or_default();
+    let holder = lease.data.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default();
     holder.rsplit_once('_').is_some_and(|(name, _)| pod.metadata.name.as_deref() == Some(name))
 }
 

@@ -8,7 +8,7 @@ use crate::bootstrap::{NAMESPACE, Story};
 use crate::capi;
 use crate::clock::Look;
 use crate::failure::Result;
-use crate::k8s::{Cluster, ObjectRef, reference};
+use crate::k8s::ObjectRef;
 use crate::saga::Scope;
 
 /// Starts the managers anew that wait for their next look at the management cluster.
@@ -34,29 +34,16 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
             scope
                 .events
                 .progress(manager.to_string(), "is started anew: it would not look for the cluster for a while");
-            if of_pods { replace(scope, source, manager).await } else { Ok(capi::restart(source, manager).await?) }
+            if of_pods {
+                capi::replace(scope, source, manager).await
+            } else {
+                Ok(capi::restart(source, manager).await?)
+            }
         });
-        futures::future::try_join_all(restarts).await.map(drop)
+        // Each for itself: one that fails must not leave another half done.
+        futures::future::join_all(restarts).await.into_iter().collect()
     };
     scope.effect("reconnect", restart).await
-}
-
-/// Replaces a manager's pods. A pod that came beside the one that it replaces, as after a restart of its Deployment, would ask for the
-/// other's lease, and once more only ten seconds later.
-async fn replace(scope: &Scope, source: &Cluster, manager: &ObjectRef) -> Result<()> {
-    for pod in capi::end(source, manager).await? {
-        let name = reference(&pod);
-        scope
-            .wait(format!("{name} to end"))
-            .every(Duration::from_millis(200))
-            .until(async || {
-                let gone = capi::is_gone(source, &pod).await?;
-                Ok(if gone { Look::Ready(()) } else { Look::Pending("it runs".into()) })
-            })
-            .await?;
-        capi::free(source, &pod).await?;
-    }
-    Ok(())
 }
 
 /// Waits for what kubeadm leaves in the cluster when the control plane is made: a manager that looks earlier looks again late.
