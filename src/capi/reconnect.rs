@@ -10,8 +10,8 @@ use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
 use super::{OF_PROVIDER, Result};
-use crate::clock::{self, Look};
-use crate::failure;
+use crate::clock::{self, Look, Wait};
+use crate::failure::{self, Kind};
 use crate::k8s::{self, Cluster, ObjectRef, condition, reference};
 use crate::saga::Scope;
 
@@ -23,6 +23,8 @@ const FRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 const LOOK: i64 = 30;
 /// The seconds that it takes until a new pod looks: the old one takes five to end.
 const REPLACING: i64 = 10;
+/// How long the end of a pod is waited for: after a look of its own more would be lost than won.
+const END: Duration = Duration::from_secs(LOOK.unsigned_abs());
 
 /// Whether the managers of a cluster looked for its API server in vain, and wait for their next look.
 pub fn waits(cluster: &DynamicObject) -> bool {
@@ -64,11 +66,11 @@ pub async fn restart(cluster: &Cluster, manager: &ObjectRef) -> Result<()> {
 }
 
 /// Replaces a manager's pods. A pod that came beside the one that it replaces, as [`restart`] has it, would ask for the other's lease, and
-/// once more only ten seconds later.
+/// once more only ten seconds later. One that does not end costs time, and nothing else.
 pub async fn replace(scope: &Scope, cluster: &Cluster, manager: &ObjectRef) -> failure::Result<()> {
     for pod in end(cluster, manager).await? {
-        scope
-            .wait(format!("{} to end, and to hold no lease", reference(&pod)))
+        let ended = Wait::new(format!("{} to end, and to hold no lease", reference(&pod)), END)
+            .within(scope.deadline, &scope.cancel)
             .every(Duration::from_millis(200))
             .until(async || match left(cluster, &pod).await {
                 Ok(None) => Ok(Look::Ready(())),
@@ -77,7 +79,11 @@ pub async fn replace(scope: &Scope, cluster: &Cluster, manager: &ObjectRef) -> f
                 Err(error) if error.transient() || error.conflict() => Ok(Look::Pending(error.to_string())),
                 Err(error) => Err(error.into()),
             })
-            .await?;
+            .await;
+        match ended {
+            Err(late) if late.kind == Kind::Timeout => scope.events.note(late.message),
+            ended => ended?,
+        }
     }
     Ok(())
 }

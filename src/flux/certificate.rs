@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::event::Events;
-use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, Result, condition, reference};
+use crate::k8s::{Cluster, Copies, DynamicObject, GroupVersionKind, ObjectRef, Result, condition, reference};
 
 /// How often they are looked at.
 const EVERY: Duration = Duration::from_secs(2);
@@ -27,13 +27,13 @@ pub(super) struct Certificates {
 
 impl Certificates {
     /// Looks at all of them, unless it just did.
-    pub async fn turn(&mut self, cluster: &Cluster, events: &Events) -> Result<()> {
+    pub async fn turn(&mut self, cluster: &Cluster, copies: &mut Copies, events: &Events) -> Result<()> {
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
         }
         self.looked = Some(Instant::now());
         let gvk = GroupVersionKind::gvk("cert-manager.io", "v1", "Certificate");
-        for object in cluster.list(&gvk, None, None).await? {
+        for object in copies.all(&gvk).await? {
             let Some((when, why)) = failure(&object) else { continue };
             let name = reference(&object);
             let forgotten = self.forgotten.entry(name.clone()).or_default();

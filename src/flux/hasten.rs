@@ -7,6 +7,7 @@
 //! request nor remedy is in the journal: a run that goes on finds out anew what waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,12 +19,10 @@ use super::certificate::Certificates;
 use super::control::nudge;
 use super::progress::Progress;
 use crate::event::Events;
-use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
+use crate::k8s::{Cluster, Copies, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
-/// How often the clusters are looked at.
+/// How often what is known of the clusters is looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// How often definitions are: each is some hundred kilobytes, and there are several.
-const DEFINITIONS: Duration = Duration::from_secs(1);
 /// How often kustomize-controller looks at what a health check waits for.
 const CHECK: Duration = Duration::from_secs(5);
 /// A check that takes longer than this may wait for something that will not come by itself.
@@ -52,31 +51,30 @@ type Entry = (String, String, String, String);
 #[derive(Debug)]
 pub struct Hastener {
     cluster: Cluster,
+    copies: Copies,
     /// The cluster on which Kustomizations with a kubeconfig act, once it is known.
     remote: watch::Receiver<Option<Cluster>>,
+    remote_copies: Option<Copies>,
     /// What was due when the cluster was last looked at, and since when.
     seen: HashMap<ObjectRef, (String, Instant)>,
     asked: HashMap<ObjectRef, String>,
     /// Since when each health check runs, with the attempt that it belongs to.
     checks: HashMap<ObjectRef, (String, Instant)>,
-    /// When the definitions that gates wait for were last read, and how far they were, on each cluster.
-    definitions: [Definitions; 2],
     certificates: Certificates,
     events: Events,
 }
-
-type Definitions = HashMap<ObjectRef, (Instant, Progress)>;
 
 impl Hastener {
     /// Hurries `cluster`; its Kustomizations may act on `remote`.
     pub fn new(cluster: Cluster, remote: watch::Receiver<Option<Cluster>>, events: Events) -> Self {
         Self {
+            copies: Copies::of(&cluster),
             cluster,
             remote,
+            remote_copies: None,
             seen: HashMap::new(),
             asked: HashMap::new(),
             checks: HashMap::new(),
-            definitions: Default::default(),
             certificates: Certificates::default(),
             events,
         }
@@ -96,7 +94,7 @@ impl Hastener {
     }
 
     /// Remembers since when each health check runs.
-    fn time_checks(&mut self, kustomizations: &[DynamicObject]) {
+    fn time_checks(&mut self, kustomizations: &[Arc<DynamicObject>]) {
         let mut checks = HashMap::new();
         for object in kustomizations.iter().filter(|object| checking(object)) {
             let attempt = object.data.pointer("/status/lastHandledReconcileAt").and_then(Value::as_str);
@@ -110,21 +108,25 @@ impl Hastener {
 
     async fn turn(&mut self) -> crate::k8s::Result<()> {
         let gvk = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
-        let kustomizations = self.cluster.list(&gvk, Some(RELEASE_NAMESPACE), None).await?;
+        let mut kustomizations = self.copies.all(&gvk).await?;
+        kustomizations.retain(|object| object.metadata.namespace.as_deref() == Some(RELEASE_NAMESPACE));
         self.time_checks(&kustomizations);
         if self.checks.values().any(|(_, began)| began.elapsed() > SOON) {
-            self.certificates.turn(&self.cluster, &self.events).await?;
+            self.certificates.turn(&self.cluster, &mut self.copies, &self.events).await?;
         }
         let mut ready: [BTreeMap<Entry, Progress>; 2] = Default::default();
         for (index, remote) in [false, true].into_iter().enumerate() {
             let checked: Vec<&DynamicObject> =
-                kustomizations.iter().filter(|k| checking(k) && acts_remotely(k) == remote).collect();
+                kustomizations.iter().map(Arc::as_ref).filter(|k| checking(k) && acts_remotely(k) == remote).collect();
             if checked.is_empty() {
                 continue;
             }
-            let cluster = if remote { self.remote.borrow().clone() } else { Some(self.cluster.clone()) };
-            let Some(cluster) = cluster else { continue };
-            ready[index] = progress(&cluster, &checked, &mut self.definitions[index]).await?;
+            if remote && self.remote_copies.is_none() {
+                self.remote_copies = self.remote.borrow().as_ref().map(Copies::of);
+            }
+            let copies = if remote { self.remote_copies.as_mut() } else { Some(&mut self.copies) };
+            let Some(copies) = copies else { continue };
+            ready[index] = progress(copies, &checked).await?;
         }
         let mut seen = std::mem::take(&mut self.seen);
         for (object, moment) in due(&kustomizations, &ready[0], &ready[1]) {
@@ -170,33 +172,28 @@ fn cost(object: &DynamicObject) -> Duration {
 }
 
 /// How far the objects are that some Kustomizations wait for: those of slow kinds, and whatever a gate names.
-async fn progress(
-    cluster: &Cluster,
-    of: &[&DynamicObject],
-    definitions: &mut Definitions,
-) -> crate::k8s::Result<BTreeMap<Entry, Progress>> {
+async fn progress(copies: &mut Copies, of: &[&DynamicObject]) -> crate::k8s::Result<BTreeMap<Entry, Progress>> {
     let mut found = BTreeMap::new();
     let mut add = |object: &DynamicObject| found.insert(entry(reference(object)), Progress::of(object));
     let (gates, others): (Vec<_>, Vec<_>) = of.iter().partition(|object| is_gate(object));
-    let wanted: BTreeSet<(String, String)> =
-        others.into_iter().flat_map(inventory).map(|(group, kind, _, _)| (group, kind)).collect();
+    let gated: Vec<ObjectRef> = gates.into_iter().flat_map(named).collect();
+    let wanted: BTreeSet<(String, String)> = others
+        .into_iter()
+        .flat_map(inventory)
+        .map(|(group, kind, _, _)| (group, kind))
+        .chain(gated.iter().map(|name| (name.group().to_owned(), name.kind.clone())))
+        .collect();
     for (group, version, kind) in SLOW {
         if wanted.contains(&(group.to_owned(), kind.to_owned())) {
-            for object in cluster.list(&GroupVersionKind::gvk(group, version, kind), None, None).await? {
+            for object in copies.all(&GroupVersionKind::gvk(group, version, kind)).await? {
                 add(&object);
             }
         }
     }
-    for name in gates.into_iter().flat_map(named) {
-        let known = definitions.get(&name).filter(|(since, _)| since.elapsed() < DEFINITIONS);
-        if let Some((_, progress)) = known {
-            found.insert(entry(name), *progress);
-        } else if let Ok(Some(object)) = cluster.get(&name).await {
-            let progress = Progress::of(&object);
-            if name.kind == "CustomResourceDefinition" {
-                definitions.insert(name.clone(), (Instant::now(), progress));
-            }
-            found.insert(entry(name), progress);
+    // Of other kinds there may be many, or large ones.
+    for name in gated.iter().filter(|name| !is_slow(name.group(), &name.kind)) {
+        if let Some(object) = copies.one(name).await? {
+            add(&object);
         }
     }
     Ok(found)
@@ -209,7 +206,7 @@ fn entry(name: ObjectRef) -> Entry {
 /// Kustomizations that would get on if they were looked at now, each with the moment that makes it so: the same moment is no
 /// reason to ask twice.
 fn due(
-    kustomizations: &[DynamicObject],
+    kustomizations: &[Arc<DynamicObject>],
     local: &BTreeMap<Entry, Progress>,
     remote: &BTreeMap<Entry, Progress>,
 ) -> Vec<(ObjectRef, String)> {
@@ -320,11 +317,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn kustomization(name: &str, spec: &Value, status: &Value) -> DynamicObject {
+    fn kustomization(name: &str, spec: &Value, status: &Value) -> Arc<DynamicObject> {
         let metadata = json!({"name": name, "namespace": "default", "generation": 1});
         let object = json!({"apiVersion": "kustomize.toolkit.fluxcd.io/v1", "kind": "Kustomization", "metadata": metadata,
             "spec": spec, "status": status});
-        serde_json::from_value(object).unwrap()
+        Arc::new(serde_json::from_value(object).unwrap())
     }
 
     fn ready(since: &str) -> Value {

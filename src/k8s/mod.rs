@@ -4,6 +4,7 @@
 //! exception and live in `capi`.
 
 mod cluster;
+mod copies;
 mod dry_run;
 mod error;
 mod forward;
@@ -14,6 +15,7 @@ mod ready;
 mod writes;
 
 pub use cluster::{Cluster, own_config};
+pub use copies::Copies;
 pub use error::{Error, Result, reason};
 pub use forward::Forward;
 pub use manifest::{apply_order, parse};

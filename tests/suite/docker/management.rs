@@ -20,6 +20,7 @@ async fn kubeadm_capd_is_bootstrapped_with_kind_and_grows_by_a_commit() {
     bootstrap(&run, "kind", 2).await;
     no_pod_was_too_early(&run).await;
     grow(&run).await;
+    other_providers(&run).await;
     volumes(&run).await;
     run.end().await;
 }
@@ -178,6 +179,26 @@ async fn grow(run: &Run) {
     run.run(&["publish", "kubeadm-capd"]).await.ok();
     let nodes = run.kubectl(&["get", "nodes", "--no-headers"]).await;
     assert_eq!(ready(&nodes), 3, "{nodes}");
+}
+
+/// A commit changes all providers, and is not called arrived before the last of their managers runs with it.
+async fn other_providers(run: &Run) {
+    change(&run.repository, &[("EXP_RECONCILER_RATE_LIMITING: \"false\"", "EXP_RECONCILER_RATE_LIMITING: \"true\"")]);
+    run.repository.commit("providers that take their time").await;
+    run.run(&["publish", "kubeadm-capd"]).await.ok();
+    let label = "cluster.x-k8s.io/provider";
+    let text = run.kubectl(&["get", "deployments", "--all-namespaces", "--selector", label, "-o", "json"]).await;
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let managers = list["items"].as_array().unwrap();
+    assert_eq!(managers.len(), 4, "{text}");
+    for manager in managers {
+        let status = &manager["status"];
+        assert_eq!(status["observedGeneration"], manager["metadata"]["generation"], "{manager}");
+        let [all, updated, available] = ["replicas", "updatedReplicas", "availableReplicas"].map(|of| &status[of]);
+        assert!(all == 1 && updated == 1 && available == 1, "{manager}");
+        let container = manager["spec"]["template"]["spec"]["containers"][0].to_string();
+        assert!(container.contains("ReconcilerRateLimiting=true"), "{container}");
+    }
 }
 
 /// A commit brings a default StorageClass; what one pod writes to a volume another one reads, and the folder goes with its claim.
