@@ -17,6 +17,7 @@ mod bundle;
 mod cleanup;
 mod cli;
 mod content;
+mod copies;
 mod cutter;
 mod docker;
 mod elsewhere;
