@@ -183,8 +183,10 @@ async fn grow(run: &Run) {
 
 /// A commit changes all providers, and is not called arrived before the last of their managers runs with it.
 async fn other_providers(run: &Run) {
-    change(&run.repository, &[("EXP_RECONCILER_RATE_LIMITING: \"false\"", "EXP_RECONCILER_RATE_LIMITING: \"true\"")]);
-    run.repository.commit("providers that take their time").await;
+    let quiet = "&without_health\n      wait: false\n";
+    let more = "      postBuild: {substitute: {CAPI_INSECURE_DIAGNOSTICS: \"true\"}}\n";
+    change(&run.repository, &[(quiet, &format!("{quiet}{more}"))]);
+    run.repository.commit("providers with other arguments").await;
     run.run(&["publish", "kubeadm-capd"]).await.ok();
     let label = "cluster.x-k8s.io/provider";
     let text = run.kubectl(&["get", "deployments", "--all-namespaces", "--selector", label, "-o", "json"]).await;
@@ -197,7 +199,7 @@ async fn other_providers(run: &Run) {
         let [all, updated, available] = ["replicas", "updatedReplicas", "availableReplicas"].map(|of| &status[of]);
         assert!(all == 1 && updated == 1 && available == 1, "{manager}");
         let container = manager["spec"]["template"]["spec"]["containers"][0].to_string();
-        assert!(container.contains("ReconcilerRateLimiting=true"), "{container}");
+        assert!(container.contains("--insecure-diagnostics=true"), "{container}");
     }
 }
 
