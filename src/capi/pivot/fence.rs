@@ -244,6 +244,11 @@ pub(super) fn busy(object: &DynamicObject, item: &Item, stopped: bool) -> Option
     if crate::capi::parity::has(object, crate::capi::BLOCK_MOVE) {
         return Some("asks not to be moved yet (annotation clusterctl.cluster.x-k8s.io/block-move)");
     }
+    // Health checks are looked at every fifteen seconds, and say it only then. Their controller reads the Cluster's pause before it acts, from
+    // the cache of the manager that has said it of the Cluster.
+    if item.object.kind == "MachineHealthCheck" && item.object.group() == "cluster.x-k8s.io" {
+        return None;
+    }
     let paused = condition(object, "Paused").filter(|_| !stopped)?;
     let roots = pausable(&item.object);
     let late = roots && paused["observedGeneration"].as_i64() < object.metadata.generation;
@@ -253,4 +258,28 @@ pub(super) fn busy(object: &DynamicObject, item: &Item, stopped: bool) -> Option
 /// How the roots among the copies are released: what the record says that they were before.
 pub(super) fn originals(fence: &[Held]) -> BTreeMap<&ObjectRef, &Held> {
     fence.iter().filter(|held| !held.target && pausable(&held.object)).map(|held| (&held.object, held)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capi::graph::Uid;
+    use crate::capi::{BLOCK_MOVE, Verdict};
+
+    #[test]
+    fn everybody_is_waited_for_but_health_checks_which_say_late_that_they_are_paused() {
+        let state = |kind: &str, paused: &str, annotations: Value| {
+            let object = json!({"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": kind,
+                "metadata": {"name": "a", "namespace": "default", "generation": 1, "annotations": annotations},
+                "status": {"conditions": [{"type": "Paused", "status": paused, "observedGeneration": 1}]}});
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            let (uid, verdict) = (Uid("1".into()), Verdict::Move { group: 1 });
+            let item = Item { object: reference(&object), uid, verdict, verified: String::new() };
+            busy(&object, &item, false)
+        };
+        assert_eq!(state("Machine", "False", json!({})), Some("is not paused yet"));
+        assert_eq!(state("Machine", "True", json!({})), None);
+        assert_eq!(state("MachineHealthCheck", "False", json!({})), None);
+        assert!(state("MachineHealthCheck", "True", json!({BLOCK_MOVE: ""})).is_some());
+    }
 }
