@@ -28,7 +28,7 @@ pub use graph::{Graph, Kind, Node, Uid};
 pub use parity::{Differences, differences};
 pub use pivot::{Fence, Holder, Options, Phase, Pivot, Record, Report, identity, recorded};
 pub use plan::{Facts, Item, Plan, Verdict, plan};
-pub use reconnect::{looks_soon, managers, replace, restart, waits};
+pub use reconnect::{look, looks_soon, managers, replace, restart, waits};
 pub use scope::Filter;
 pub use summary::{Machine, Summary, clusters, machines, summary};
 

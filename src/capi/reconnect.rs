@@ -17,6 +17,8 @@ use crate::saga::Scope;
 
 /// The types whose managers wait for a cluster's API server.
 const WAITING: [&str; 3] = ["cluster-api", "bootstrap-", "control-plane-"];
+/// The annotation that comes and goes when a controller is to look at an object.
+const ASKED: &str = "cluster-init.dev/asked-at";
 /// Whose first look is not longer ago than this has not failed yet, and may be about to succeed.
 const FRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 /// The seconds between two looks.
@@ -62,6 +64,14 @@ pub async fn restart(cluster: &Cluster, manager: &ObjectRef) -> Result<()> {
     let annotations = json!({"kubectl.kubernetes.io/restartedAt": clock::now().to_string()});
     object.data = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
     cluster.apply(&object).await?;
+    Ok(())
+}
+
+/// Has the controllers of an object look at it now. Nothing of that stays: the object is what it was.
+pub async fn look(cluster: &Cluster, object: &ObjectRef) -> k8s::Result<()> {
+    for value in [Value::String(clock::now().to_string()), Value::Null] {
+        cluster.merge(object, &json!({"metadata": {"annotations": {ASKED: value}}})).await?;
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use super::{RELEASE, RELEASE_NAMESPACE, SOURCE, release};
+use super::{chart_of_release, release};
 use crate::clock;
 use crate::k8s::{Cluster, Error, ObjectRef, Result};
 
@@ -18,8 +18,7 @@ pub async fn nudge(cluster: &Cluster, object: &ObjectRef) -> Result<bool> {
 /// Asks for the chart of the release and then for the release itself to be looked at now: for when the chart has just
 /// been pushed, and source-controller waits for the end of its back-off.
 pub async fn nudge_release(cluster: &Cluster) -> Result<bool> {
-    let chart = format!("{RELEASE_NAMESPACE}-{RELEASE}");
-    nudge(cluster, &ObjectRef::namespaced(SOURCE, "HelmChart", RELEASE_NAMESPACE, &chart)).await?;
+    nudge(cluster, &chart_of_release()).await?;
     nudge(cluster, &release()).await
 }
 

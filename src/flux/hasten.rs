@@ -14,10 +14,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::RELEASE_NAMESPACE;
 use super::certificate::Certificates;
 use super::control::nudge;
-use super::progress::Progress;
+use super::progress::{Progress, SEEN};
+use super::{RELEASE_NAMESPACE, chart_of_release, release};
 use crate::event::Events;
 use crate::k8s::{Cluster, Copies, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
@@ -128,8 +128,10 @@ impl Hastener {
             let Some(copies) = copies else { continue };
             ready[index] = progress(copies, &checked).await?;
         }
+        let mut all = due(&kustomizations, &ready[0], &ready[1]);
+        all.extend(self.release_due().await?);
         let mut seen = std::mem::take(&mut self.seen);
-        for (object, moment) in due(&kustomizations, &ready[0], &ready[1]) {
+        for (object, moment) in all {
             let known = seen.remove(&object).filter(|(known, _)| *known == moment);
             let since = known.map_or_else(Instant::now, |(_, since)| since);
             self.seen.insert(object.clone(), (moment.clone(), since));
@@ -137,9 +139,8 @@ impl Hastener {
                 continue;
             }
             // To look at everything may have taken seconds on a busy cluster.
-            let Some(now) = self.cluster.get(&object).await?.filter(|now| checking(now) || waiting(now)) else {
-                continue;
-            };
+            let found = self.cluster.get(&object).await?;
+            let Some(now) = found.filter(|now| checking(now) || waiting(now) || lacks_chart(now)) else { continue };
             let began = self.checks.get(&object).map(|(_, began)| began.elapsed());
             if began.is_some_and(|began| !worthwhile(began, since.elapsed(), cost(&now))) {
                 continue;
@@ -149,6 +150,18 @@ impl Hastener {
             self.asked.insert(object, moment);
         }
         Ok(())
+    }
+
+    /// The release, when its chart is ready and it waits for that: helm-controller may miss the moment, and looks every 5 s then.
+    async fn release_due(&mut self) -> crate::k8s::Result<Option<(ObjectRef, String)>> {
+        let release = release();
+        if !self.copies.one(&release).await?.is_some_and(|found| lacks_chart(&found)) {
+            return Ok(None);
+        }
+        let chart = self.copies.one(&chart_of_release()).await?;
+        Ok(chart
+            .filter(|chart| readiness(chart).is_ready())
+            .map(|chart| (release, format!("chart {}", moment_of(&chart)))))
     }
 }
 
@@ -224,7 +237,8 @@ fn due(
             let states = if acts_remotely(object) { remote } else { local };
             let gate = is_gate(object);
             let slow = awaited(object).into_iter().filter(|(group, kind, _, _)| gate || is_slow(group, kind));
-            let is_due = |entry| states.get(&entry).is_some_and(|state| state.ready || (gate && state.begun));
+            let begun = gate && asks_for_little(object);
+            let is_due = |entry| states.get(&entry).is_some_and(|state| state.ready || (begun && state.begun));
             let all: Vec<bool> = slow.map(is_due).collect();
             if !all.is_empty() && all.into_iter().all(|due| due) {
                 let generation = object.metadata.generation.unwrap_or(0);
@@ -266,6 +280,11 @@ fn waiting(object: &DynamicObject) -> bool {
     condition(object, "Ready").is_some_and(|c| c["reason"] == "DependencyNotReady")
 }
 
+/// Whether the controller waits for the chart of a release.
+fn lacks_chart(object: &DynamicObject) -> bool {
+    condition(object, "Ready").is_some_and(|c| c["reason"] == "SourceNotReady")
+}
+
 fn acts_remotely(object: &DynamicObject) -> bool {
     object.data.pointer("/spec/kubeConfig").is_some()
 }
@@ -273,6 +292,11 @@ fn acts_remotely(object: &DynamicObject) -> bool {
 /// Whether a Kustomization waits for objects that it names, and not for what it applied.
 fn is_gate(object: &DynamicObject) -> bool {
     object.data.pointer("/spec/wait") != Some(&Value::Bool(true)) && named(object).next().is_some()
+}
+
+/// Whether a gate waits only for what it names to begin.
+fn asks_for_little(gate: &DynamicObject) -> bool {
+    gate.data.pointer("/spec/healthCheckExprs").is_none_or(|asked| !asked.to_string().contains(SEEN))
 }
 
 /// The objects that the health check of a Kustomization waits for.
@@ -418,6 +442,32 @@ mod tests {
         assert_eq!(due(&remote, &BTreeMap::new(), &states).len(), 1);
         let suspended = [kustomization("capi", &json!({"suspend": true}), &in_check())];
         assert!(due(&suspended, &states, &BTreeMap::new()).is_empty());
+    }
+
+    #[test]
+    fn a_gate_that_asks_for_what_was_seen_waits_for_that() {
+        let gate = |current: &str| {
+            let named =
+                json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "name": "d"});
+            let spec = json!({"wait": false, "healthChecks": [named], "healthCheckExprs": [{"current": current}]});
+            let name = ("apiextensions.k8s.io".into(), "CustomResourceDefinition".into(), String::new(), "d".into());
+            let states = BTreeMap::from([(name, Progress { begun: true, ready: false })]);
+            due(&[kustomization("gate", &spec, &in_check())], &states, &BTreeMap::new()).len()
+        };
+        assert_eq!(gate("has(spec.conversion.webhook.clientConfig.caBundle)"), 1);
+        assert_eq!(gate(&format!("'{SEEN}' in metadata.annotations")), 0);
+    }
+
+    #[test]
+    fn a_release_lacks_its_chart_when_it_says_so() {
+        let release = |reason: &str| {
+            kustomization(
+                "r",
+                &json!({}),
+                &json!({"conditions": [{"type": "Ready", "status": "False", "reason": reason}]}),
+            )
+        };
+        assert!(lacks_chart(&release("SourceNotReady")) && !lacks_chart(&release("InstallFailed")));
     }
 
     #[test]

@@ -80,6 +80,11 @@ pub fn release() -> ObjectRef {
     ObjectRef::namespaced(HELM_RELEASE, "HelmRelease", RELEASE_NAMESPACE, RELEASE)
 }
 
+/// Names the HelmChart that Flux makes of the release's chart.
+fn chart_of_release() -> ObjectRef {
+    ObjectRef::namespaced(SOURCE, "HelmChart", RELEASE_NAMESPACE, &format!("{RELEASE_NAMESPACE}-{RELEASE}"))
+}
+
 /// A folder for rendering, gone when it is dropped.
 pub(crate) fn temporary() -> Result<tempfile::TempDir> {
     tempfile::tempdir().map_err(Error::Temporary)

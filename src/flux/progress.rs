@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::k8s::{DynamicObject, readiness};
 
 /// Where Cluster API's manager notes the generation of a definition that it has seen.
-const SEEN: &str = "crd-migration.cluster.x-k8s.io/observed-generation";
+pub(super) const SEEN: &str = "crd-migration.cluster.x-k8s.io/observed-generation";
 
 /// How far a slow object is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,8 +22,11 @@ impl Progress {
     }
 }
 
-/// Whether a Cluster's first control plane answers: for some Kustomizations that is enough.
+/// Whether a Cluster's first control plane answers, or a definition has its CA: for some Kustomizations that is enough.
 fn has_begun(object: &DynamicObject) -> bool {
+    if is_definition(object) {
+        return has_ca(object);
+    }
     object.data.pointer("/status/initialization/controlPlaneInitialized") == Some(&Value::Bool(true))
 }
 
@@ -33,10 +36,9 @@ fn is_ready(object: &DynamicObject) -> bool {
         let has = |webhook: &Value, field: &str| webhook["clientConfig"].get(field).is_some();
         return webhooks.iter().all(|webhook| has(webhook, "caBundle") || !has(webhook, "service"));
     }
-    if object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition") {
+    if is_definition(object) {
         let seen = object.metadata.annotations.as_ref().and_then(|all| all.get(SEEN)?.parse::<i64>().ok());
-        let bundle = object.data.pointer("/spec/conversion/webhook/clientConfig/caBundle");
-        return bundle.is_some() && seen.is_some() && seen == object.metadata.generation;
+        return has_ca(object) && seen.is_some() && seen == object.metadata.generation;
     }
     let counts = |pointer| object.data.pointer(pointer) == object.data.pointer("/spec/replicas");
     let all = match object.types.as_ref().map(|types| types.kind.as_str()) {
@@ -45,6 +47,15 @@ fn is_ready(object: &DynamicObject) -> bool {
         _ => true,
     };
     all && readiness(object).is_ready()
+}
+
+fn is_definition(object: &DynamicObject) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition")
+}
+
+/// Whether a definition has the CA of its webhook: nothing else changes it after that.
+fn has_ca(definition: &DynamicObject) -> bool {
+    definition.data.pointer("/spec/conversion/webhook/clientConfig/caBundle").is_some()
 }
 
 #[cfg(test)]
@@ -58,10 +69,12 @@ mod tests {
             let object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
                 "metadata": {"name": "d", "generation": 2, "annotations": {SEEN: seen}},
                 "spec": {"conversion": {"webhook": {"clientConfig": config}}}});
-            is_ready(&serde_json::from_value(object).unwrap())
+            let progress = Progress::of(&serde_json::from_value(object).unwrap());
+            (progress.begun, progress.ready)
         };
-        assert!(!definition("2", json!({})) && !definition("1", json!({"caBundle": "x"})));
-        assert!(definition("2", json!({"caBundle": "x"})));
+        assert_eq!(definition("2", json!({})), (false, false));
+        assert_eq!(definition("1", json!({"caBundle": "x"})), (true, false));
+        assert_eq!(definition("2", json!({"caBundle": "x"})), (true, true));
     }
 
     #[test]

@@ -103,7 +103,11 @@ async fn reach<'a>(story: &'a Story, scope: &Scope) -> Result<&'a Side> {
 /// again and says what is wrong, and Cluster API looks for it by itself in the end.
 async fn hurry(story: &Story, scope: &Scope) -> Result<()> {
     reach(story, scope).await?;
-    let (flux, looked) = tokio::join!(ensure_flux(story, scope), reconnect::managers(story, scope));
+    let looked = async {
+        reconnect::managers(story, scope).await?;
+        reconnect::control_plane(story, scope).await
+    };
+    let (flux, looked) = tokio::join!(ensure_flux(story, scope), looked);
     flux.and(looked)
 }
 

@@ -1,15 +1,21 @@
 //! The management cluster's API server answers, and Cluster API would not look for it for half a minute more: its managers are started
-//! anew.
+//! anew. And its control plane gets ready, and its provider would not look for a third of one.
 
 use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::bootstrap::{NAMESPACE, Story};
 use crate::capi;
-use crate::clock::Look;
+use crate::clock::{Look, Stopwatch};
 use crate::failure::Result;
-use crate::k8s::ObjectRef;
+use crate::k8s::{DynamicObject, GroupVersionKind, ObjectRef, condition};
 use crate::saga::Scope;
+
+const KUBEADM: &str = "KubeadmControlPlane";
+/// The label of the pods that are a control plane.
+const STATIC: &str = "tier=control-plane";
+/// Whoever was asked to look has looked by then.
+const AGAIN: Duration = Duration::from_secs(4);
 
 /// Starts the managers anew that wait for their next look at the management cluster.
 pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
@@ -20,7 +26,7 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
     if !capi::waits(&found) {
         return Ok(());
     }
-    if found.data.pointer("/spec/controlPlaneRef/kind").is_some_and(|kind| kind == "KubeadmControlPlane") {
+    if found.data.pointer("/spec/controlPlaneRef/kind").is_some_and(|kind| kind == KUBEADM) {
         made_by_kubeadm(story, scope).await?;
     }
     let of_pods = !matches!(story.backend, Backend::Local(_));
@@ -44,6 +50,40 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
         futures::future::join_all(restarts).await.into_iter().collect()
     };
     scope.effect("reconnect", restart).await
+}
+
+/// Has the first control plane looked at when its components have got ready: their provider looks every twenty seconds, and the cluster is not
+/// available before it has seen them.
+pub async fn control_plane(story: &Story, scope: &Scope) -> Result<()> {
+    let (source, management) = (&story.bootstrap().await?.cluster, &story.management().await?.cluster);
+    let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", NAMESPACE, &story.cluster_name().await?);
+    let found = source.get(&cluster).await?;
+    let by = found.as_ref().map(|found| &found.data["spec"]["controlPlaneRef"]);
+    let Some(name) = by.filter(|by| by["kind"] == KUBEADM).and_then(|by| by["name"].as_str()) else { return Ok(()) };
+    let control_plane = ObjectRef::namespaced("controlplane.cluster.x-k8s.io/v1beta2", KUBEADM, NAMESPACE, name);
+    let mut asked = None::<Stopwatch>;
+    scope
+        .wait("the control plane to be seen")
+        .every(Duration::from_millis(500))
+        .until(async || {
+            let found = source.get(&control_plane).await?;
+            if found.is_some_and(|found| is(&found, "Available")) {
+                return Ok(Look::Ready(()));
+            }
+            let pods =
+                management.list(&GroupVersionKind::gvk("", "v1", "Pod"), Some("kube-system"), Some(STATIC)).await;
+            let ready = pods.is_ok_and(|pods| !pods.is_empty() && pods.iter().all(|pod| is(pod, "Ready")));
+            if ready && asked.as_ref().is_none_or(|asked| asked.elapsed() > AGAIN) {
+                capi::look(source, &control_plane).await?;
+                asked = Some(Stopwatch::start());
+            }
+            Ok(Look::Pending(if ready { "its components are ready" } else { "its components are not ready" }.into()))
+        })
+        .await
+}
+
+fn is(object: &DynamicObject, state: &str) -> bool {
+    condition(object, state).is_some_and(|condition| condition["status"] == "True")
 }
 
 /// Waits for what kubeadm leaves in the cluster when the control plane is made: a manager that looks earlier looks again late.
