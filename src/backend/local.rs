@@ -131,7 +131,8 @@ impl Local {
     pub async fn stop(&self, cluster: &str) -> Result<()> {
         let (planes, workers): (Vec<Node>, Vec<Node>) =
             self.nodes(cluster)?.into_iter().partition(|node| node.config().role == Role::ControlPlane);
-        futures::future::try_join_all(workers.iter().map(Node::stop)).await?;
+        // Until the last has stopped, somebody in the cluster could start the others again.
+        let _stopped = futures::future::try_join_all(workers.iter().map(Node::stop)).await?;
         futures::future::try_join_all(planes.iter().map(Node::stop)).await?;
         Ok(())
     }

@@ -23,6 +23,9 @@ const DISK: u64 = 1 << 30;
 /// How long a daemon may take to stop: pods get their grace period first.
 const STOP: Duration = Duration::from_mins(1);
 
+/// How long the kernel may take to end a daemon that is killed.
+const KILLED: Duration = Duration::from_secs(10);
+
 /// A node of this home.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -231,7 +234,7 @@ impl Node {
     pub async fn launch(&self) -> Result<()> {
         let name = &self.config.name;
         if self.status().await?.state == State::Stopping {
-            self.await_end().await?;
+            self.await_end(false).await?;
         }
         if self.status().await?.state != State::Stopped {
             return Ok(());
@@ -309,30 +312,40 @@ impl Node {
     }
 
     /// Stops its pods, its control plane and its daemon; fine when none runs. Whatever a killed daemon left is ended.
-    pub async fn stop(&self) -> Result<()> {
-        if socket::ask(&self.socket(), Request::Stop).await?.is_some() {
-            self.await_end().await?;
-        }
+    ///
+    /// It stays stopped for as long as the lock is held: without, the provider in its own cluster, which may live a moment longer
+    /// than this node, would find it stopped and start it again.
+    pub async fn stop(&self) -> Result<fsx::Lock> {
+        let lock = self.await_end(true).await?;
         ledger::end_leftovers(&self.paths.ledger, Duration::from_secs(5)).await?;
-        Ok(())
+        Ok(lock)
     }
 
-    async fn await_end(&self) -> Result<()> {
-        let wait = Wait::new(format!("node {} to stop", self.config.name), STOP).every(Duration::from_millis(20));
-        let ended = wait
-            .until(async || {
-                Ok(match fsx::Lock::try_take(&self.paths.lock)? {
-                    Ok(_) => Look::Ready(()),
-                    Err(pid) => Look::Pending(format!("its daemon (pid {pid}) is stopping")),
-                })
-            })
-            .await;
-        if let (Err(_), Some(pid)) = (&ended, self.daemon_pid()?) {
-            // It had its time; its children are ended by the ledger.
-            tracing::warn!(node = %self.config.name, pid, after = %human(STOP), "daemon killed");
-            exec::signal(pid, Signal::KILL);
+    /// Waits until no daemon runs, and keeps it so. `ask`: every daemon that runs meanwhile is told to stop.
+    async fn await_end(&self, ask: bool) -> Result<fsx::Lock> {
+        let mut asked = None;
+        let wait =
+            |limit| Wait::new(format!("node {} to stop", self.config.name), limit).every(Duration::from_millis(2));
+        let mut look = async || {
+            let holder = match fsx::Lock::try_take(&self.paths.lock)? {
+                Ok(lock) => return Ok(Look::Ready(lock)),
+                Err(holder) => holder,
+            };
+            // One that does not listen yet is asked again, and so is another one, which was started meanwhile.
+            if ask && asked.as_ref() != Some(&holder) && socket::ask(&self.socket(), Request::Stop).await?.is_some() {
+                asked = Some(holder.clone());
+            }
+            Ok(Look::Pending(format!("pid {holder} holds {}", self.paths.lock.display())))
+        };
+        match (wait(STOP).until(&mut look).await, self.daemon_pid()?) {
+            (Err(_), Some(pid)) => {
+                // It had its time; its children are ended by the ledger.
+                tracing::warn!(node = %self.config.name, pid, after = %human(STOP), "daemon killed");
+                exec::signal(pid, Signal::KILL);
+                wait(KILLED).until(look).await
+            }
+            (ended, _) => ended,
         }
-        Ok(())
     }
 
     /// Ends everything of it at once: nobody will miss what a throw-away cluster would still write down.
@@ -340,15 +353,14 @@ impl Node {
         let Some(pid) = self.daemon_pid()? else { return Ok(()) };
         exec::signal(pid, Signal::KILL);
         ledger::end_leftovers(&self.paths.ledger, Duration::ZERO).await?;
-        self.await_end().await
+        Ok(())
     }
 
-    /// The pid of the daemon that holds the node's lock.
+    /// The pid of the daemon that runs; whoever keeps the node stopped is none.
     fn daemon_pid(&self) -> Result<Option<u32>> {
-        Ok(match fsx::Lock::try_take(&self.paths.lock)? {
-            Ok(_) => None,
-            Err(pid) => pid.parse().ok(),
-        })
+        let Err(holder) = fsx::Lock::try_take(&self.paths.lock)? else { return Ok(None) };
+        let daemon = fsx::read_text_if_present(&self.paths.pid)?.unwrap_or_default();
+        Ok(holder.parse().ok().filter(|_| daemon.trim() == holder))
     }
 
     /// Stops it and removes every file of it.
@@ -356,7 +368,7 @@ impl Node {
         if self.config.throw_away {
             self.kill().await?;
         }
-        self.stop().await?;
+        let _stopped = self.stop().await?;
         // First what makes it a node: a removal that is interrupted is finished by the next creation or deletion.
         fsx::remove_dir(&self.paths.pods)?;
         fsx::remove_file(&self.paths.config)?;

@@ -8,6 +8,7 @@ use cluster_init::exec::{self, Command};
 use cluster_init::fsx;
 use rustix::process::Signal;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Ended, Home, bundle, ended};
 
@@ -244,4 +245,28 @@ async fn a_taken_port_is_named(home: &Home, list: &str) {
         start.stderr
     );
     drop(taken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_starts_nodes_again_does_not_keep_a_cluster_from_being_stopped_and_deleted() {
+    let home = Home::new();
+    home.run(["local", "create", "restless", "--workers", "2"]).await.ok();
+    // As the provider in a cluster does, which lives until the last of its nodes has ended.
+    let done = CancellationToken::new();
+    let start_again = async |node: &str| {
+        let folder = home.path().join("nodes").join(node);
+        while !done.is_cancelled() && folder.exists() {
+            let daemon = home.command([std::ffi::OsStr::new("node"), "--dir".as_ref(), folder.as_ref()]);
+            ended(daemon.run(Duration::from_mins(2)).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let end = async {
+        home.run(["local", "stop", "restless"]).await.ok();
+        home.run(["local", "delete", "restless", "--force"]).await.ok();
+        done.cancel();
+    };
+    tokio::join!(start_again("restless-worker-1"), start_again("restless-worker-2"), end);
+    assert_eq!(home.processes(), Vec::<u32>::new());
+    assert!(fsx::list(&home.path().join("nodes")).unwrap().iter().all(|name| name == ".lock"), "nothing is left");
 }
