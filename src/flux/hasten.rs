@@ -14,10 +14,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::RELEASE_NAMESPACE;
 use super::certificate::Certificates;
 use super::control::nudge;
 use super::progress::{Progress, SEEN};
-use super::{RELEASE_NAMESPACE, chart_of_release, release};
 use crate::event::Events;
 use crate::k8s::{Cluster, Copies, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
@@ -128,10 +128,8 @@ impl Hastener {
             let Some(copies) = copies else { continue };
             ready[index] = progress(copies, &checked).await?;
         }
-        let mut all = due(&kustomizations, &ready[0], &ready[1]);
-        all.extend(self.release_due().await?);
         let mut seen = std::mem::take(&mut self.seen);
-        for (object, moment) in all {
+        for (object, moment) in due(&kustomizations, &ready[0], &ready[1]) {
             let known = seen.remove(&object).filter(|(known, _)| *known == moment);
             let since = known.map_or_else(Instant::now, |(_, since)| since);
             self.seen.insert(object.clone(), (moment.clone(), since));
@@ -139,8 +137,9 @@ impl Hastener {
                 continue;
             }
             // To look at everything may have taken seconds on a busy cluster.
-            let found = self.cluster.get(&object).await?;
-            let Some(now) = found.filter(|now| checking(now) || waiting(now) || lacks_chart(now)) else { continue };
+            let Some(now) = self.cluster.get(&object).await?.filter(|now| checking(now) || waiting(now)) else {
+                continue;
+            };
             let began = self.checks.get(&object).map(|(_, began)| began.elapsed());
             if began.is_some_and(|began| !worthwhile(began, since.elapsed(), cost(&now))) {
                 continue;
@@ -150,18 +149,6 @@ impl Hastener {
             self.asked.insert(object, moment);
         }
         Ok(())
-    }
-
-    /// The release, when its chart is ready and it waits for that: helm-controller may miss the moment, and looks every 5 s then.
-    async fn release_due(&mut self) -> crate::k8s::Result<Option<(ObjectRef, String)>> {
-        let release = release();
-        if !self.copies.one(&release).await?.is_some_and(|found| lacks_chart(&found)) {
-            return Ok(None);
-        }
-        let chart = self.copies.one(&chart_of_release()).await?;
-        Ok(chart
-            .filter(|chart| readiness(chart).is_ready())
-            .map(|chart| (release, format!("chart {}", moment_of(&chart)))))
     }
 }
 
@@ -278,11 +265,6 @@ fn checking(object: &DynamicObject) -> bool {
 /// Whether the controller waits for a Kustomization that this one depends on.
 fn waiting(object: &DynamicObject) -> bool {
     condition(object, "Ready").is_some_and(|c| c["reason"] == "DependencyNotReady")
-}
-
-/// Whether the controller waits for the chart of a release.
-fn lacks_chart(object: &DynamicObject) -> bool {
-    condition(object, "Ready").is_some_and(|c| c["reason"] == "SourceNotReady")
 }
 
 fn acts_remotely(object: &DynamicObject) -> bool {
@@ -456,18 +438,6 @@ mod tests {
         };
         assert_eq!(gate("has(spec.conversion.webhook.clientConfig.caBundle)"), 1);
         assert_eq!(gate(&format!("'{SEEN}' in metadata.annotations")), 0);
-    }
-
-    #[test]
-    fn a_release_lacks_its_chart_when_it_says_so() {
-        let release = |reason: &str| {
-            kustomization(
-                "r",
-                &json!({}),
-                &json!({"conditions": [{"type": "Ready", "status": "False", "reason": reason}]}),
-            )
-        };
-        assert!(lacks_chart(&release("SourceNotReady")) && !lacks_chart(&release("InstallFailed")));
     }
 
     #[test]
