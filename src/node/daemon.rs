@@ -48,8 +48,11 @@ pub async fn run(folder: &Path) -> Result<()> {
     let config = NodeConfig::read(&folder)?;
     let paths = Paths::of(&folder);
     let name = config.name.clone();
-    let _lock = fsx::Lock::try_take(&paths.lock)?
-        .map_err(|pid| Failure::refused(format!("the daemon of node {name} runs already (pid {pid})")))?;
+    let _lock = fsx::Lock::try_take(&paths.lock)?.map_err(|pid| {
+        Failure::refused(format!(
+            "node {name} is held by pid {pid}: its daemon runs already, or it is being stopped or deleted"
+        ))
+    })?;
     fsx::write_private(&paths.pid, format!("{}\n", std::process::id()))?;
     fsx::create_private_dir(&config.sockets)?;
     let mut terminate = listen_for(SignalKind::terminate())?;
