@@ -31,6 +31,7 @@ pub struct Cluster {
     /// Who asks for the kinds of a group and version: the others wait for the answer, instead of asking too.
     asking: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
     writes: Writes,
+    manager: &'static str,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -72,7 +73,13 @@ impl Cluster {
     /// Wraps a client that exists already.
     pub fn from_client(name: &str, client: Client) -> Self {
         let (kinds, asking) = Default::default();
-        Self { name: name.to_owned(), client, kinds, asking, writes: Writes::default() }
+        Self { name: name.to_owned(), client, kinds, asking, writes: Writes::default(), manager: MANAGER }
+    }
+
+    /// The same cluster, with what is applied applied in the name of another field manager: one that is to own it from the first.
+    #[must_use]
+    pub fn in_the_name_of(&self, manager: &'static str) -> Self {
+        Self { manager, ..self.clone() }
     }
 
     /// How many requests have changed it.
@@ -162,14 +169,9 @@ impl Cluster {
 
     /// Applies one object.
     pub async fn apply(&self, object: &DynamicObject) -> Result<DynamicObject> {
-        self.apply_as(object, MANAGER).await
-    }
-
-    /// Applies one object with a field manager of the caller's, for parts that must be told apart.
-    pub async fn apply_as(&self, object: &DynamicObject, manager: &str) -> Result<DynamicObject> {
         let named = reference(object);
         let api = self.api(&named.gvk(), named.namespace.as_deref()).await?;
-        let params = PatchParams::apply(manager).force();
+        let params = PatchParams::apply(self.manager).force();
         api.patch(&named.name, &params, &Patch::Apply(object)).await.map_err(self.request(format!("apply {named}")))
     }
 

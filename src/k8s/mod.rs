@@ -1,7 +1,7 @@
 //! Kubernetes clusters as the rest of the program sees them: connect, apply, read, wait.
 //!
-//! Every write goes through server-side apply with one field manager ([`MANAGER`]); the pivot's copies are the one
-//! exception and live in `capi`.
+//! Every write goes through server-side apply with one field manager ([`MANAGER`]). Exceptions are the pivot's copies, which live in `capi`,
+//! and what is given to a cluster ahead of its Flux, in Flux's name ([`Cluster::in_the_name_of`]).
 
 mod cluster;
 mod copies;
@@ -25,5 +25,5 @@ pub use ready::{Readiness, readiness};
 pub use kube::api::{ApiResource, DynamicObject};
 pub use kube::core::GroupVersionKind;
 
-/// The field manager of every write.
+/// The field manager of every write of our own.
 pub const MANAGER: &str = "cluster-init";

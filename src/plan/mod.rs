@@ -9,6 +9,7 @@
 //! Nothing is written anywhere but to a cache: a plan is made from the publication that `bootstrap` and `publish` deploy, and its digest
 //! is that of the publication.
 
+mod ahead;
 mod cache;
 mod component;
 mod compose;
@@ -25,6 +26,7 @@ use serde::Serialize;
 
 use crate::k8s::{DynamicObject, ObjectRef, reference};
 
+pub use ahead::Ahead;
 pub use cache::Cache;
 pub use compose::compose;
 pub use diff::{Change, Difference, against};

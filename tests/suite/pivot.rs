@@ -101,7 +101,7 @@ async fn make(cluster: &Cluster, api: &str, kind: &str, name: &str, owner: Optio
     if let Some(owner) = owner {
         value["metadata"]["ownerReferences"] = json!([owner]);
     }
-    let made = cluster.apply_as(&object(value), "operator").await.unwrap();
+    let made = cluster.in_the_name_of("operator").apply(&object(value)).await.unwrap();
     json!({"apiVersion": api, "kind": kind, "name": name, "uid": made.metadata.uid, "controller": true, "blockOwnerDeletion": true})
 }
 

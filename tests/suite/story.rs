@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cluster_init::exec::{self, Child, Command};
 use cluster_init::fsx;
-use cluster_init::k8s::{Cluster, DynamicObject, GroupVersionKind, condition};
+use cluster_init::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, condition};
 use rustix::process::Signal;
 
 use crate::support::{Ended, Home, ended};
@@ -180,6 +180,10 @@ async fn a_battered_bootstrap_reaches_its_goal_and_day_two_works() {
     assert!(ended.stderr.contains("local manages itself now"), "{}", ended.stderr);
     assert!(ended.stderr.contains("the same 2 machines as before the pivot"), "{}", ended.stderr);
     assert_eq!(self::daemons(&run).await, daemons, "no daemon was restarted");
+    let ahead = |line: &&str| line.contains("\"record\":\"outcome\"") && line.contains("\"effect\":\"ahead\"");
+    let journal = run.journal();
+    let steps: Vec<&str> = journal.lines().filter(ahead).collect();
+    assert!(steps.len() >= 2, "both clusters were given what need not wait for Flux: {steps:?}");
 
     let management = its_own_master(&run).await;
     day_two(&run, &management).await;
@@ -244,7 +248,25 @@ async fn its_own_master(run: &Run<'_>) -> Cluster {
     for kustomization in all(&management, gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization")).await {
         assert_eq!(condition(&kustomization, "Ready").unwrap()["status"], "True", "{:?}", kustomization.metadata.name);
     }
+    flux_owns_what_was_given_ahead_of_it(&management).await;
     management
+}
+
+async fn flux_owns_what_was_given_ahead_of_it(management: &Cluster) {
+    let definition = "clusters.cluster.x-k8s.io";
+    let objects = [
+        ObjectRef::namespaced("apps/v1", "Deployment", "cert-manager", "cert-manager"),
+        ObjectRef::global("apiextensions.k8s.io/v1", "CustomResourceDefinition", definition),
+    ];
+    for named in objects {
+        let object = management.get(&named).await.unwrap().unwrap();
+        let entries = object.metadata.managed_fields.iter().flatten();
+        let applied: Vec<_> = entries.filter(|entry| entry.operation.as_deref() == Some("Apply")).collect();
+        let managers: Vec<_> = applied.iter().map(|entry| entry.manager.as_deref().unwrap()).collect();
+        assert_eq!(managers, ["kustomize-controller"], "{named}");
+        let (made, changed) = (object.metadata.creation_timestamp.unwrap().0, applied[0].time.as_ref().unwrap().0);
+        assert!(changed.as_second() - made.as_second() <= 1, "Flux changed {named} at {changed}, made at {made}");
+    }
 }
 
 /// A commit changes the number of workers, and the management cluster's own Flux makes it so.

@@ -5,12 +5,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::release::install;
-use super::{lost, reconnect, replaced};
+use super::{ahead, lost, reconnect, replaced};
 use crate::bootstrap::story::Side;
 use crate::bootstrap::{Story, access, checks};
 use crate::clock::Look;
 use crate::failure::{Kind, Result};
 use crate::flux::{self, Expected, RELEASE};
+use crate::plan::Target;
 use crate::saga::{Probe, Scope, Step, Undo};
 use crate::watch::Snapshot;
 
@@ -111,7 +112,7 @@ async fn hurry(story: &Story, scope: &Scope) -> Result<()> {
     flux.and(looked)
 }
 
-/// Gives the management cluster its registry with the commit, and its Flux, once.
+/// Gives the management cluster its registry with the commit, its Flux, and what need not wait for that, once.
 async fn ensure_flux(story: &Story, scope: &Scope) -> Result<()> {
     story
         .installed
@@ -119,7 +120,8 @@ async fn ensure_flux(story: &Story, scope: &Scope) -> Result<()> {
             let side = reach(story, scope).await?;
             let reached = access::management_registry(story).await?;
             let registry = reached.as_ref().map(|reached| &reached.registry);
-            install(story, scope, &side.cluster, registry, false, false).await
+            let install = install(story, scope, &side.cluster, registry, false, false);
+            tokio::try_join!(install, ahead::give(story, scope, &side.cluster, Target::Management)).map(drop)
         })
         .await
         .copied()

@@ -1,5 +1,6 @@
 //! The steps, in order.
 
+mod ahead;
 mod cluster;
 mod handover;
 mod lost;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::ahead;
 use super::management::{components, first, release};
 use crate::bootstrap::{Story, access};
 use crate::clock::Look;
@@ -12,6 +13,7 @@ use crate::failure::Result;
 use crate::flux::{self, Package, Rendered};
 use crate::k8s::{Cluster, DynamicObject, GroupVersionKind, ObjectRef, readiness, reference};
 use crate::oci::push::Registry;
+use crate::plan::Target;
 use crate::saga::{Probe, Scope, Step, Undo};
 
 /// The component that is Flux.
@@ -121,7 +123,11 @@ impl Step<Story> for Source {
         scope.remember(FOUND, &has_flux)?;
         // Flux is applied here too, without waiting for it: it starts while the commit is pushed.
         let registry = reached.as_ref().map(|reached| &reached.registry);
-        scope.effect("publish", install(story, scope, cluster, registry, true, has_flux)).await
+        let install = scope.effect("publish", install(story, scope, cluster, registry, true, has_flux));
+        if story.applies() {
+            return install.await;
+        }
+        tokio::try_join!(install, ahead::give(story, scope, cluster, Target::Bootstrap)).map(drop)
     }
     async fn undo(&self, _: &Story, _: &Scope) -> Result<Undo> {
         Ok(GONE_WITH_THE_CLUSTER)
