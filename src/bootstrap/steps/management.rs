@@ -45,12 +45,7 @@ impl Step<Story> for ManagementCluster {
         let ready = follow.until(|seen| component(&seen[0], "cluster", &revision));
         // Its API server answers long before it is complete: its Flux starts meanwhile.
         let early = async {
-            match hurry(story, scope).await {
-                Err(failure) if failure.kind != Kind::Interrupted => {
-                    tracing::debug!(%failure, "what follows the management cluster's first answer was not hurried");
-                }
-                _ => {}
-            }
+            told(hurry(story, scope)).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -104,12 +99,22 @@ async fn reach<'a>(story: &'a Story, scope: &Scope) -> Result<&'a Side> {
 /// again and says what is wrong, and Cluster API looks for it by itself in the end.
 async fn hurry(story: &Story, scope: &Scope) -> Result<()> {
     reach(story, scope).await?;
-    let looked = async {
+    let look = async {
         reconnect::managers(story, scope).await?;
         reconnect::control_plane(story, scope).await
     };
-    let (flux, looked) = tokio::join!(ensure_flux(story, scope), looked);
-    flux.and(looked)
+    tokio::join!(told(ensure_flux(story, scope)), told(look));
+    Ok(())
+}
+
+/// Has the log tell of a failure that costs nothing but time.
+async fn told(work: impl Future<Output = Result<()>>) {
+    match work.await {
+        Err(failure) if failure.kind != Kind::Interrupted => {
+            tracing::debug!(%failure, "what follows the management cluster's first answer was not hurried");
+        }
+        _ => {}
+    }
 }
 
 /// Gives the management cluster its registry with the commit, its Flux, and what need not wait for that, once.

@@ -52,8 +52,9 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
     scope.effect("reconnect", restart).await
 }
 
-/// Has the first control plane looked at when its components have got ready: their provider looks every twenty seconds, and the cluster is not
-/// available before it has seen them.
+/// Has the first control plane looked at whenever its components have got ready: their provider looks every twenty seconds, and the cluster is
+/// not available before it has seen them. It goes on until nobody waits any more, for while everything starts an API server may
+/// fail a probe once more, and a provider that saw that would not see for long that it is over.
 pub async fn control_plane(story: &Story, scope: &Scope) -> Result<()> {
     let (source, management) = (&story.bootstrap().await?.cluster, &story.management().await?.cluster);
     let cluster = ObjectRef::namespaced("cluster.x-k8s.io/v1beta2", "Cluster", NAMESPACE, &story.cluster_name().await?);
@@ -63,19 +64,24 @@ pub async fn control_plane(story: &Story, scope: &Scope) -> Result<()> {
     let control_plane = ObjectRef::namespaced("controlplane.cluster.x-k8s.io/v1beta2", KUBEADM, NAMESPACE, name);
     let mut asked = None::<Stopwatch>;
     scope
-        .wait("the control plane to be seen")
+        .wait("the control plane to be looked at")
         .every(Duration::from_millis(500))
         .until(async || {
-            let found = source.get(&control_plane).await?;
+            let found = match source.get(&control_plane).await {
+                Err(error) if error.transient() => return Ok(Look::Pending(error.to_string())),
+                found => found?,
+            };
             if found.is_some_and(|found| is(&found, "Available")) {
-                return Ok(Look::Ready(()));
+                return Ok(Look::Pending("it is available".into()));
             }
             let pods =
                 management.list(&GroupVersionKind::gvk("", "v1", "Pod"), Some("kube-system"), Some(STATIC)).await;
             let ready = pods.is_ok_and(|pods| !pods.is_empty() && pods.iter().all(|pod| is(pod, "Ready")));
             if ready && asked.as_ref().is_none_or(|asked| asked.elapsed() > AGAIN) {
-                capi::look(source, &control_plane).await?;
                 asked = Some(Stopwatch::start());
+                if let Err(error) = capi::look(source, &control_plane).await {
+                    return Ok(Look::Pending(error.to_string()));
+                }
             }
             Ok(Look::Pending(if ready { "its components are ready" } else { "its components are not ready" }.into()))
         })
