@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{By, Part, Plan, Target};
 use crate::flux;
-use crate::k8s::{DynamicObject, reference};
+use crate::k8s::{DynamicObject, apply_order, reference};
 
 /// What Flux marks as a Kustomization's, and what tells it to treat an object in another way.
 const FLUX: &str = "kustomize.toolkit.fluxcd.io/";
@@ -42,13 +42,13 @@ impl Plan {
             if self.installs(&part.name) || !is_plain(kustomization, part) {
                 continue;
             }
-            for object in part.objects.iter().filter(|object| is_given_as_it_is(object)) {
-                let object = labelled(object, kustomization);
-                match object.types.as_ref().map(|types| types.kind.as_str()) {
-                    _ if part.after.is_empty() => ahead.free.push(object),
-                    Some("Namespace" | "CustomResourceDefinition") => ahead.definitions.push(object),
-                    _ => {}
-                }
+            let given = part.objects.iter().filter(|object| is_given_as_it_is(object));
+            let objects: Vec<DynamicObject> = given.map(|object| labelled(object, kustomization)).collect();
+            if part.after.is_empty() {
+                ahead.free.extend(objects);
+            } else {
+                let [namespaces, definitions, _] = apply_order(objects);
+                ahead.definitions.extend(namespaces.into_iter().chain(definitions));
             }
         }
         ahead

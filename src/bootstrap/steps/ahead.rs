@@ -13,7 +13,7 @@ use crate::plan::{self, Ahead, By, Cache, Target};
 use crate::saga::Scope;
 
 /// Nobody waits longer for it.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Gives it. What cannot be given is left to Flux, which says why on the component.
 pub async fn give(story: &Story, scope: &Scope, cluster: &Cluster, target: Target) -> Result<()> {
