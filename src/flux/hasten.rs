@@ -29,7 +29,7 @@ const CHECK: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(2);
 /// What is seen ready so shortly after a look began, that look may have seen, too.
 const LAG: Duration = Duration::from_millis(500);
-/// A check whose look has seen everything ready is over by then.
+/// A check whose look has seen everything ready is over by then. It is not waited for that long where it costs less to begin anew.
 const OVER: Duration = Duration::from_secs(1);
 
 /// Kinds that are not ready as soon as they are applied, with the version in which they are read.
@@ -156,7 +156,7 @@ impl Hastener {
 /// `ready`: its last look has not seen that, and the next one is further away.
 fn worthwhile(running: Duration, ready: Duration, cost: Duration) -> bool {
     let look = Duration::from_millis(u64::try_from(running.as_millis() % CHECK.as_millis()).unwrap_or_default());
-    let unseen = ready + LAG < look || ready > OVER;
+    let unseen = ready + LAG < look || ready > OVER.min(cost);
     unseen && look + cost < CHECK
 }
 
@@ -399,6 +399,8 @@ mod tests {
             (7.0, 0.5, 1.0, true),
             (5.7, 0.5, 1.0, false), // as at 0 s
             (6.3, 1.1, 1.0, true),  // had its look at 5 s seen it, it would be over
+            (5.7, 0.5, 0.4, true),  // to begin anew costs less than to wait until that is clear
+            (5.7, 0.3, 0.4, false),
             (9.2, 4.0, 1.0, false),
         ];
         for (running, ready, cost, worth) in cases {

@@ -12,6 +12,7 @@
 pub mod config;
 mod control_plane;
 mod daemon;
+mod docker;
 mod handle;
 mod home;
 mod ledger;

@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
-use super::Home;
 use super::config::{CLUSTER_DOMAIN, NodeConfig, Paths};
 use super::ledger::Ledger;
 use super::pki::Pki;
 use super::runner::{ApiServer, KubeletTls, Runner, RunnerConfig};
 use super::supervisor::Board;
+use super::{Home, docker};
 use crate::event::Events;
 use crate::failure::Result;
 use crate::fsx;
@@ -53,6 +53,7 @@ fn told(config: &NodeConfig, paths: &Paths, ledger: &Ledger) -> Result<RunnerCon
         allowed_host_paths: config.allowed_host_paths.clone(),
         extra_profiles: config.profiles.clone(),
         ledger: ledger.clone(),
+        docker: config.sockets.join(docker::NAME),
         cluster_domain: CLUSTER_DOMAIN.into(),
         throw_away: config.throw_away,
     })

@@ -45,6 +45,8 @@ pub struct RunnerConfig {
     pub extra_profiles: Vec<PathBuf>,
     /// The daemon's ledger of processes; what an earlier daemon left in it has been ended before the runner starts.
     pub ledger: Ledger,
+    /// The socket that the docker provider takes for Docker's.
+    pub docker: PathBuf,
     /// Domain of Services.
     pub cluster_domain: String,
     /// Whether the cluster lives for minutes only.

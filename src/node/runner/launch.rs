@@ -136,6 +136,7 @@ pub async fn prepare(pod: &Arc<PodContext>, container: &Container, volumes: &[Vo
         ("domain", config.cluster_domain.clone()),
         ("home", config.home.to_string_lossy().into_owned()),
         ("bundle", config.bundle.to_string_lossy().into_owned()),
+        ("docker", config.docker.to_string_lossy().into_owned()),
     ]);
     let words = command::words(container, &image, &env);
     let inputs = Inputs {
