@@ -1,9 +1,10 @@
-//! Docker's socket as the docker provider sees it: one answer comes when it says something.
+//! Docker's socket as the docker provider sees it: two answers come when they say something.
 //!
 //! The provider sets up a machine by commands in its container, and writes a file by a command that reads it. It asks how the command ended
 //! as soon as its input is sent; it still runs then, and the provider sleeps for half a second: ten times for every control plane
-//! (`ExecContainer`). Here that question is answered when the command has ended, or shortly before it would be asked again.
-//! Everything else passes as it is.
+//! (`ExecContainer`). Before the first command it reads in the container's log whether its system is up (`WaitForMultiUserTarget`), once,
+//! a second after the start, and where it is too early not again for five. Here both questions are answered when it is so far, or
+//! shortly before it would be asked again. Everything else passes as it is.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, combinators::BoxBody};
 use hyper::body::Incoming;
@@ -22,12 +23,55 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Name of the socket.
 pub const NAME: &str = "docker.sock";
-/// How long a command that runs on is waited for: who asks would ask again after 500 ms.
-const PATIENCE: Duration = Duration::from_millis(450);
-/// How often Docker is asked meanwhile.
-const INTERVAL: Duration = Duration::from_millis(10);
+/// What a node's system says when it is up.
+const UP: &[u8] = b"Multi-User System";
 
 type Body = BoxBody<Bytes, hyper::Error>;
+
+/// What is asked again when the answer came too early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// How a command in a container ended: `GET /v1.47/exec/ID/json`.
+    End,
+    /// What a container said: `GET /v1.47/containers/ID/logs`.
+    Log,
+}
+
+impl Question {
+    fn of<B>(request: &Request<B>) -> Option<Self> {
+        let path: Vec<&str> = request.uri().path().rsplit('/').take(3).collect();
+        match path[..] {
+            _ if request.method() != Method::GET => None,
+            ["json", _, "exec"] => Some(Self::End),
+            ["logs", _, "containers"] => Some(Self::Log),
+            _ => None,
+        }
+    }
+
+    /// Whether who asks would ask again.
+    fn is_early(self, told: &[u8]) -> bool {
+        match self {
+            Self::End => serde_json::from_slice::<Value>(told).is_ok_and(|told| told["Running"] == true),
+            Self::Log => !told.windows(UP.len()).any(|text| text == UP),
+        }
+    }
+
+    /// How long who asks would sleep.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::End => Duration::from_millis(450),
+            Self::Log => Duration::from_secs(4),
+        }
+    }
+
+    /// How often Docker is asked meanwhile.
+    const fn interval(self) -> Duration {
+        match self {
+            Self::End => Duration::from_millis(10),
+            Self::Log => Duration::from_millis(100),
+        }
+    }
+}
 
 /// Passes what comes on to the Docker daemon at `docker`, for ever.
 pub async fn serve(listener: UnixListener, docker: PathBuf) {
@@ -56,7 +100,10 @@ pub async fn serve(listener: UnixListener, docker: PathBuf) {
 }
 
 async fn answer(request: Request<Incoming>, docker: &Path) -> Response<Body> {
-    let passed = if asks_for_an_end(&request) { wait(request, docker).await } else { pass(request, docker).await };
+    let passed = match Question::of(&request) {
+        Some(question) => wait(question, request, docker).await,
+        None => pass(request, docker).await,
+    };
     // In the form of Docker's own errors, which its clients show.
     passed.unwrap_or_else(|error| {
         let message = format!("cannot reach the Docker daemon at unix://{}: {error}", docker.display());
@@ -67,27 +114,20 @@ async fn answer(request: Request<Incoming>, docker: &Path) -> Response<Body> {
     })
 }
 
-/// Whether a request asks how a command in a container ended: `GET /v1.47/exec/ID/json`.
-fn asks_for_an_end<B>(request: &Request<B>) -> bool {
-    let path: Vec<&str> = request.uri().path().split('/').collect();
-    request.method() == Method::GET && matches!(path[..], ["", "exec", _, "json"] | ["", _, "exec", _, "json"])
-}
-
-/// Asks until the command has ended, or for as long as who asks would sleep.
-async fn wait(request: Request<Incoming>, docker: &Path) -> Result<Response<Body>, String> {
+/// Asks until it is not too early any more, or for as long as who asks would sleep.
+async fn wait(question: Question, request: Request<Incoming>, docker: &Path) -> Result<Response<Body>, String> {
     let (head, _) = request.into_parts();
     let began = Instant::now();
     loop {
         let asked = Request::from_parts(head.clone(), Empty::<Bytes>::new());
         let (mut told, body) = send(asked, docker).await?.into_parts();
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-        let runs = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["Running"] == true);
-        if !runs || began.elapsed() > PATIENCE {
-            told.headers.remove(http::header::TRANSFER_ENCODING);
+        if !told.status.is_success() || !question.is_early(&body) || began.elapsed() > question.patience() {
+            told.headers.remove(TRANSFER_ENCODING);
             told.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
             return Ok(Response::from_parts(told, full(body)));
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(question.interval()).await;
     }
 }
 
@@ -199,7 +239,7 @@ mod tests {
         docker(folder.path(), &[r#"{"Running":true}"#; 100]);
         let (told, after) = ask(folder.path(), "GET /exec/a1/json").await;
         assert!(told.ends_with(r#"{"Running":true}"#), "{told}");
-        assert!(after >= PATIENCE, "{after:?}");
+        assert!(after >= Question::End.patience(), "{after:?}");
     }
 
     #[tokio::test]
@@ -208,6 +248,17 @@ mod tests {
         docker(folder.path(), &[r#"{"Running":true}"#, r#"{"Running":false}"#]);
         let (told, _) = ask(folder.path(), "GET /v1.47/containers/a1/json").await;
         assert!(told.ends_with(r#"{"Running":true}"#), "{told}");
+    }
+
+    #[test]
+    fn a_log_is_told_of_when_the_system_is_up() {
+        let request = |path: &str| Request::get(path).body(()).unwrap();
+        assert_eq!(Question::of(&request("/v1.47/containers/a1/logs?stdout=1")), Some(Question::Log));
+        assert_eq!(Question::of(&request("/containers/a1/logs")), Some(Question::Log));
+        assert_eq!(Question::of(&request("/v1.47/containers/a1/json")), None);
+        assert_eq!(Question::of(&Request::post("/v1.47/exec/a1/json").body(()).unwrap()), None);
+        assert!(Question::Log.is_early(b"entrypoint: address 172.18.0.4\r\n"));
+        assert!(!Question::Log.is_early(b"Reached target \x1b[0;1;39mmulti-user.target\x1b[0m - Multi-User System.\r\n"));
     }
 
     #[tokio::test]
