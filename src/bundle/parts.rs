@@ -17,7 +17,7 @@ const RECIPE: &str = "2";
 pub(super) const OWN_PACKAGES: &str = "cluster-init.dev/parts/";
 
 /// The files of `tools/parts`, by their paths in it.
-const FILES: [(&str, &str); 33] = [
+const FILES: [(&str, &str); 34] = [
     ("parts.toml", include_str!("../../tools/parts/parts.toml")),
     ("go.mod", include_str!("../../tools/parts/go.mod")),
     ("go.sum", include_str!("../../tools/parts/go.sum")),
@@ -37,6 +37,7 @@ const FILES: [(&str, &str); 33] = [
     ("node/go.sum", include_str!("../../tools/parts/node/go.sum")),
     ("node/coredns/main.go", include_str!("../../tools/parts/node/coredns/main.go")),
     ("node/crictl/main.go", include_str!("../../tools/parts/node/crictl/main.go")),
+    ("node/docker-socket/main.go", include_str!("../../tools/parts/node/docker-socket/main.go")),
     ("node/pause/main.go", include_str!("../../tools/parts/node/pause/main.go")),
     ("node/haproxy/haproxy", include_str!("../../tools/parts/node/haproxy/haproxy")),
     ("node/haproxy/haproxy.cfg", include_str!("../../tools/parts/node/haproxy/haproxy.cfg")),

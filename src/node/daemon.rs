@@ -21,7 +21,7 @@ use super::pods::{self, PODS};
 use super::programs::Programs;
 use super::socket::{self, Request, State, Status};
 use super::supervisor::{self, Board, Child};
-use super::{Home, docker, logs, probe};
+use super::{Home, logs, probe};
 use crate::clock::{Deadline, Look, Stopwatch, Wait, human};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
@@ -115,7 +115,7 @@ impl Daemon {
         })
     }
 
-    /// Opens the sockets first: who started the daemon waits for it.
+    /// Opens the socket first: who started the daemon waits for it.
     fn listen(&self) -> Result<()> {
         let listener = socket::listen(&self.config.sockets.join(socket::NAME))?;
         let (board, ready_after) = (self.board.clone(), Arc::clone(&self.ready_after));
@@ -127,9 +127,6 @@ impl Daemon {
             }
             status(&board, &ready_after, &stopping)
         }));
-        // Before the first pod that may want it; Docker itself is asked only then.
-        let listener = socket::listen(&self.config.sockets.join(docker::NAME))?;
-        tokio::spawn(docker::serve(listener, crate::docker::SOCKET.into()));
         Ok(())
     }
 
@@ -280,7 +277,7 @@ impl Daemon {
         for entry in ledger::leftovers(&self.paths.ledger).unwrap_or_default() {
             exec::signal_group(entry.pid, Signal::KILL);
         }
-        for socket in [socket::NAME, docker::NAME, "etcd.sock", "peer.sock", "apiserver-egress.sock"] {
+        for socket in [socket::NAME, pods::DOCKER, "etcd.sock", "peer.sock", "apiserver-egress.sock"] {
             // A socket that stays is removed by the next start.
             let _ = fsx::remove_file(&self.config.sockets.join(socket));
         }

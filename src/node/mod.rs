@@ -12,7 +12,6 @@
 pub mod config;
 mod control_plane;
 mod daemon;
-mod docker;
 mod handle;
 mod home;
 mod ledger;

@@ -6,16 +6,18 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
+use super::Home;
 use super::config::{CLUSTER_DOMAIN, NodeConfig, Paths};
 use super::ledger::Ledger;
 use super::pki::Pki;
 use super::runner::{ApiServer, KubeletTls, Runner, RunnerConfig};
 use super::supervisor::Board;
-use super::{Home, docker};
 use crate::event::Events;
 use crate::failure::Result;
 use crate::fsx;
 
+/// Name of the socket that a pod offers the docker provider: in the pod's own folder its path would be too long.
+pub const DOCKER: &str = "docker.sock";
 /// Name of the pod runner among the parts.
 pub const PODS: &str = "pods";
 /// Time before a runner that failed is started again.
@@ -53,7 +55,7 @@ fn told(config: &NodeConfig, paths: &Paths, ledger: &Ledger) -> Result<RunnerCon
         allowed_host_paths: config.allowed_host_paths.clone(),
         extra_profiles: config.profiles.clone(),
         ledger: ledger.clone(),
-        docker: config.sockets.join(docker::NAME),
+        docker: config.sockets.join(DOCKER),
         cluster_domain: CLUSTER_DOMAIN.into(),
         throw_away: config.throw_away,
     })

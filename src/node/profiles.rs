@@ -43,7 +43,7 @@ impl From<Error> for crate::failure::Failure {
 /// Values may hold placeholders: `{port:N}` the real port of container port N, `{path:P}` the real folder or file of
 /// the container's path P (a volume's, the image's own, or a scratch folder), `{kubeconfig}`, `{folder}` the
 /// container's own folder, `{namespace}`, `{pod}`, `{node}`, `{domain}`, `{home}` and `{bundle}` cluster-init's own,
-/// `{docker}` the socket that leads to Docker's.
+/// `{docker}` a socket whose path is short enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
