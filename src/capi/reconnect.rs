@@ -27,7 +27,7 @@ const LOOK: i64 = 30;
 /// find as it would after a crash.
 const GRACE: u32 = 1;
 /// The seconds from which on a new pod is worth it: it looks after six, and that it starts slows down what else does.
-const REPLACING: i64 = 10;
+const REPLACING: i64 = 8;
 /// How long the end of a pod is waited for: after a look of its own more would be lost than won.
 const END: Duration = Duration::from_secs(LOOK.unsigned_abs());
 

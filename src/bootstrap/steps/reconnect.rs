@@ -26,10 +26,11 @@ pub async fn managers(story: &Story, scope: &Scope) -> Result<()> {
     if !capi::waits(&found) {
         return Ok(());
     }
-    if found.data.pointer("/spec/controlPlaneRef/kind").is_some_and(|kind| kind == KUBEADM) {
+    let of_pods = !matches!(story.backend, Backend::Local(_));
+    // New pods look seconds later, and kubeadm is as far by then.
+    if !of_pods && found.data.pointer("/spec/controlPlaneRef/kind").is_some_and(|kind| kind == KUBEADM) {
         made_by_kubeadm(story, scope).await?;
     }
-    let of_pods = !matches!(story.backend, Backend::Local(_));
     // One that happened to look meanwhile stays.
     if !source.get(&cluster).await?.is_some_and(|found| capi::waits(&found) && !(of_pods && capi::looks_soon(&found))) {
         return Ok(());
