@@ -22,7 +22,7 @@ use crate::event::Events;
 use crate::k8s::{Cluster, Copies, DynamicObject, GroupVersionKind, ObjectRef, condition, readiness, reference};
 
 /// How often what is known of the clusters is looked at.
-const INTERVAL: Duration = Duration::from_millis(200);
+const INTERVAL: Duration = Duration::from_millis(100);
 /// How often kustomize-controller looks at what a health check waits for.
 const CHECK: Duration = Duration::from_secs(5);
 /// A check that takes longer than this may wait for something that will not come by itself.
