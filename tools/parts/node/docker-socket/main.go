@@ -37,9 +37,14 @@ var (
 	up  = question{boots, 4 * time.Second, 100 * time.Millisecond}
 )
 
+// One that has not begun yet does not run either, and has no exit code: the provider would take that for its end, go on without the
+// file, fail, and wait for five seconds.
 func runs(told []byte) bool {
-	var command struct{ Running bool }
-	return json.Unmarshal(told, &command) == nil && command.Running
+	var command struct {
+		Running  bool
+		ExitCode *int
+	}
+	return json.Unmarshal(told, &command) == nil && (command.Running || command.ExitCode == nil)
 }
 
 func boots(told []byte) bool {

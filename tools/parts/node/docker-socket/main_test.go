@@ -24,7 +24,8 @@ func daemon(t *testing.T) string {
 		})
 	}
 	answer("GET /v1.47/exec/a1/json", `{"Running":true}`, `{"Running":false,"ExitCode":3}`, 3)
-	answer("GET /v1.47/exec/a2/json", `{"Running":true}`, "", 1000)
+	answer("GET /v1.47/exec/a2/json", `{"Running":true,"ExitCode":null}`, "", 1000)
+	answer("GET /v1.47/exec/a3/json", `{"Running":false,"ExitCode":null}`, `{"Running":false,"ExitCode":0}`, 2)
 	answer("GET /v1.47/containers/c1/logs", "entrypoint", "Reached target \x1b[0;1;39mmulti-user.target\x1b[0m - Multi-User System.", 2)
 	answer("GET /v1.47/containers/c1/json", `{"Running":true}`, "", 2)
 	mux.HandleFunc("POST /v1.47/exec/a1/start", func(w http.ResponseWriter, _ *http.Request) {
@@ -80,7 +81,8 @@ func TestAnswers(t *testing.T) {
 	const end = "\nConnection: close\r\n"
 	for request, suffix := range map[string]string{
 		"GET /v1.47/exec/a1/json" + end:                                      `{"Running":false,"ExitCode":3}`,
-		"GET /v1.47/exec/a2/json" + end:                                      `{"Running":true}`,
+		"GET /v1.47/exec/a2/json" + end:                                      `{"Running":true,"ExitCode":null}`,
+		"GET /v1.47/exec/a3/json" + end:                                      `{"Running":false,"ExitCode":0}`,
 		"GET /v1.47/containers/c1/logs?tail=9" + end:                         "Multi-User System.",
 		"GET /v1.47/containers/c1/json" + end:                                `{"Running":true}`,
 		"POST /v1.47/exec/a1/start\nConnection: Upgrade\r\nUpgrade: tcp\r\n": "of a file",
