@@ -37,7 +37,7 @@ const FILES: [(&str, &str); 34] = [
     ("node/go.sum", include_str!("../../tools/parts/node/go.sum")),
     ("node/coredns/main.go", include_str!("../../tools/parts/node/coredns/main.go")),
     ("node/crictl/main.go", include_str!("../../tools/parts/node/crictl/main.go")),
-    ("node/docker-socket/main.go", include_str!("../../tools/parts/node/docker-socket/main.go")),
+    ("docker-socket/main.go", include_str!("../../tools/parts/docker-socket/main.go")),
     ("node/pause/main.go", include_str!("../../tools/parts/node/pause/main.go")),
     ("node/haproxy/haproxy", include_str!("../../tools/parts/node/haproxy/haproxy")),
     ("node/haproxy/haproxy.cfg", include_str!("../../tools/parts/node/haproxy/haproxy.cfg")),
