@@ -64,6 +64,9 @@ pub struct Profile {
     /// Variables that are set, in place of the pod's own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// What becomes of a variable of the pod that holds exactly this text; with any other it stays.
+    #[serde(default)]
+    pub values: BTreeMap<String, String>,
     /// Whether it works without the privileges that its pod asks for (which would be refused).
     #[serde(default)]
     pub without_privileges: bool,

@@ -157,6 +157,11 @@ pub fn prepare(container: &Container, inputs: Inputs<'_>, ports: &mut PodPorts) 
         for (name, template) in &profile.env {
             set_env.insert(name.clone(), fill(template, &mut places).map_err(Error::Profile)?);
         }
+        for (name, value) in &env {
+            if let Some(template) = profile.values.get(value) {
+                set_env.insert(name.clone(), fill(template, &mut places).map_err(Error::Profile)?);
+            }
+        }
     }
 
     let mut before = String::new();
@@ -284,6 +289,16 @@ mod tests {
         assert_eq!(prepared.env["KUBECONFIG"], "/k");
         assert_eq!(prepared.folder, Path::new("/own"));
         assert_eq!(prepared.ports, BTreeSet::from([8080, 9443]));
+    }
+
+    #[test]
+    fn a_profile_replaces_values_of_the_pods_variables() {
+        let values = BTreeMap::from([("flux".to_owned(), "unix://{kubeconfig}".to_owned())]);
+        let profile = Profile { values, ..Profile::default() };
+        let container = json!({"name": "c", "image": "i"});
+        let prepared = run(&fixture(), container, Some(&profile), &mut PodPorts::fixed([])).unwrap();
+        assert_eq!(prepared.env["NS"], "unix:///k");
+        assert!(prepared.env["CERTS"].ends_with("volumes/cert"), "{}", prepared.env["CERTS"]);
     }
 
     #[test]
