@@ -79,7 +79,8 @@ pub async fn look(cluster: &Cluster, object: &ObjectRef) -> k8s::Result<()> {
 }
 
 /// Replaces a manager's pods. A pod that came beside the one that it replaces, as [`restart`] has it, would ask for the other's lease, and
-/// once more only ten seconds later. One that does not end costs time, and nothing else.
+/// again only seconds later, up to eleven where it is not told to ask more often (`kustomize-components/capi`). One that does not end costs
+/// time, and nothing else.
 pub async fn replace(scope: &Scope, cluster: &Cluster, manager: &ObjectRef) -> failure::Result<()> {
     for pod in end(cluster, manager).await? {
         let ended = Wait::new(format!("{} to end, and to hold no lease", reference(&pod)), END)
