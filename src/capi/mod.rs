@@ -12,6 +12,7 @@
 mod discover;
 mod error;
 mod graph;
+mod newborn;
 mod obstacle;
 mod parity;
 mod pivot;
@@ -25,6 +26,7 @@ mod tests;
 pub use discover::{Discovery, discover};
 pub use error::{Error, Result};
 pub use graph::{Graph, Kind, Node, Uid};
+pub use newborn::{introduce, newborn};
 pub use parity::{Differences, differences};
 pub use pivot::{Fence, Holder, Options, Phase, Pivot, Record, Report, identity, recorded};
 pub use plan::{Facts, Item, Plan, Verdict, plan};

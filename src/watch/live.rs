@@ -17,7 +17,7 @@ use crate::event::{Events, What};
 use crate::k8s::{Cluster, ObjectRef, Readiness, reference};
 
 /// The kinds that are followed; whatever else a cause lies in is read when something fails.
-const KINDS: [(&str, &str, &str); 16] = [
+const KINDS: [(&str, &str, &str); 17] = [
     ("kustomize.toolkit.fluxcd.io", "v1", "Kustomization"),
     ("helm.toolkit.fluxcd.io", "v2", "HelmRelease"),
     ("source.toolkit.fluxcd.io", "v1", "OCIRepository"),
@@ -32,6 +32,7 @@ const KINDS: [(&str, &str, &str); 16] = [
     ("controlplane.cluster.x-k8s.io", "v1beta1", "RKE2ControlPlane"),
     ("infrastructure.cluster.x-k8s.io", "v1alpha1", "LocalCluster"),
     ("infrastructure.cluster.x-k8s.io", "v1alpha1", "LocalMachine"),
+    ("infrastructure.cluster.x-k8s.io", "v1beta2", "DockerCluster"),
     ("infrastructure.cluster.x-k8s.io", "v1beta2", "DockerMachine"),
     ("", "v1", "Pod"),
 ];

@@ -28,6 +28,7 @@ mod git_ssh;
 mod junit;
 mod kill_matrix;
 mod local;
+mod newborn;
 mod pivot;
 mod pivot_trouble;
 mod plan;

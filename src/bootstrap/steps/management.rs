@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::release::install;
-use super::{ahead, lost, reconnect, replaced};
+use super::{ahead, lost, newborn, reconnect, replaced};
 use crate::bootstrap::story::Side;
 use crate::bootstrap::{Story, access, checks};
 use crate::clock::Look;
@@ -45,7 +45,7 @@ impl Step<Story> for ManagementCluster {
         let ready = follow.until(|seen| component(&seen[0], "cluster", &revision));
         // Its API server answers long before it is complete: its Flux starts meanwhile.
         let early = async {
-            told(hurry(story, scope)).await;
+            tokio::join!(told(hurry(story, scope)), newborn::introduced(side));
             std::future::pending::<()>().await;
         };
         tokio::select! {

@@ -5,6 +5,7 @@ mod cluster;
 mod handover;
 mod lost;
 mod management;
+mod newborn;
 mod prepare;
 mod reconnect;
 mod release;
