@@ -103,15 +103,14 @@ impl Bench {
             writes / ours,
             phases.join(", ")
         );
-        seed::restore_status(&self.clusters[1], workers).await;
+        let mut at = 1;
         if against {
             let theirs = self.clusterctl().await;
             println!("{objects} objects: clusterctl {theirs:.2} s; it takes {:.1} times as long", theirs / ours);
-            seed::restore_status(&self.clusters[0], workers).await;
-            self.ours().await;
+            at = 0;
         }
         // What was moved is taken away with its namespace's objects: by moving it nowhere.
-        seed::clear(&self.clusters[1]).await;
+        seed::clear(&self.clusters[at]).await;
     }
 }
 

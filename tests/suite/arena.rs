@@ -93,7 +93,6 @@ impl Arena {
     /// Moves everything undisturbed, and returns how many writes it took.
     pub async fn move_from(&self, from: usize) -> u64 {
         let ended = self.run(from).await.ok();
-        seed::restore_status(&self.clusters[1 - from], WORKERS).await;
         let report = ended.stdout.lines().last().unwrap();
         serde_json::from_str::<Value>(report).unwrap()["writes"].as_u64().unwrap()
     }
@@ -120,7 +119,6 @@ pub async fn state(cluster: &Cluster) -> BTreeMap<ObjectRef, Value> {
 
 fn essence(object: &DynamicObject) -> Value {
     let mut value = object.data.clone();
-    value.as_object_mut().unwrap().remove("status");
     let metadata = &object.metadata;
     let owners: Vec<Value> = metadata
         .owner_references

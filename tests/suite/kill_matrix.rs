@@ -41,7 +41,6 @@ async fn matrix(arena: &Arena, step: usize) -> Tally {
             }
             tally.doubled += target.len() - expected.len() + source.len();
             tally.recovered += 1;
-            seed::restore_status(&arena.clusters[1 - from], WORKERS).await;
             from = 1 - from;
         }
         progress(&tally);

@@ -12,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::arena::{Arena, WORKERS, state};
 use crate::story::until;
-use crate::{kill_matrix, seed};
+use crate::{kill_matrix, newborn, seed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pivots_that_are_disturbed_lose_nothing() {
     let arena = Arena::new().await;
+    newborn::is_introduced(&arena.clusters[0]).await;
     seed::populate(&arena.clusters[0], WORKERS).await;
     what_is_changed_after_the_point_of_no_return_is_not_deleted(&arena).await;
     a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(&arena).await;
@@ -59,7 +60,6 @@ async fn what_is_changed_after_the_point_of_no_return_is_not_deleted(arena: &Are
     arena.run(0).await.ok();
     assert_eq!(state(source).await.len(), 0);
     assert_eq!(state(target).await.len(), before.len());
-    seed::restore_status(target, WORKERS).await;
 }
 
 async fn a_second_pivot_is_refused_and_an_interruption_leaves_no_trace(arena: &Arena) {
@@ -126,7 +126,6 @@ async fn a_pivot_is_taken_over_when_its_host_is_silent(arena: &Arena) {
     arena.run_elsewhere(1).await.ok();
     assert_eq!(state(source).await.len(), 0);
     assert_eq!(state(target).await.len(), before.len());
-    seed::restore_status(target, WORKERS).await;
     arena.move_from(0).await;
 }
 
@@ -166,7 +165,6 @@ async fn what_changes_before_the_point_of_no_return_is_followed(arena: &Arena) {
     assert_eq!(state(source).await.len(), 0);
     assert!(after.contains_key(&secret("big-extra-0")) && !after.contains_key(&secret("big-extra-2")));
     assert_eq!(after.len(), before.len());
-    seed::restore_status(target, WORKERS).await;
     arena.move_from(0).await;
 }
 
@@ -209,9 +207,7 @@ async fn a_webhook_that_refuses_is_met_before_anything_is_touched(arena: &Arena)
         match refused.code {
             7 => break,
             0 => {
-                seed::restore_status(target, WORKERS).await;
                 arena.run(0).await.ok();
-                seed::restore_status(source, WORKERS).await;
             }
             _ => assert!(refused.stderr.contains("denied request: no machines here"), "{}", refused.stderr),
         }
@@ -332,7 +328,6 @@ async fn a_target_that_is_full_does_not_hold_the_source(arena: &Arena) {
     arena.run(1).await.ok();
     assert_eq!(state(source).await.len(), 0);
     assert_eq!(state(target).await.len(), before.len());
-    seed::restore_status(target, WORKERS).await;
     arena.move_from(0).await;
 }
 

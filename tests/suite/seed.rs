@@ -216,20 +216,6 @@ async fn make(cluster: &Cluster, seed: Seed, owner: Option<Value>) -> Value {
         "blockOwnerDeletion": true})
 }
 
-/// Gives objects the status that a move loses and that their controllers would give them again.
-pub async fn restore_status(cluster: &Cluster, workers: usize) {
-    let seeds = seeds(workers).into_iter().flatten().filter(|seed| seed.status.is_some());
-    futures::stream::iter(seeds)
-        .for_each_concurrent(16, async |seed| {
-            let object: DynamicObject = serde_json::from_value(seed.object).unwrap();
-            let named = reference(&object);
-            let api = cluster.api(&named.gvk(), named.namespace.as_deref()).await.unwrap();
-            let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-            api.patch_status(&named.name, &params, &Patch::Merge(json!({"status": seed.status}))).await.unwrap();
-        })
-        .await;
-}
-
 /// Takes everything of Cluster API away.
 pub async fn clear(cluster: &Cluster) {
     let found = cluster_init::capi::discover(cluster).await.unwrap();

@@ -20,6 +20,7 @@ mod pace;
 mod preflight;
 mod record;
 mod remove;
+mod status;
 mod verify;
 
 pub use fence::{Fence, Held};
@@ -279,6 +280,7 @@ impl<'a> Pivot<'a> {
         plan.check()?;
         self.timed(report, "copy", self.copy(&graph, &plan, record, again)).await?;
         let verified = self.timed(report, "verify", self.verify(&mut plan, facts)).await?;
+        self.timed(report, "status", self.status(&plan, &verified)).await?;
         self.timed(report, "acknowledge", self.acknowledged(&plan, &verified)).await?;
         Ok((plan, verified))
     }
