@@ -11,11 +11,10 @@ pub async fn introduced(side: &Side) {
     let mut known = HashSet::new();
     loop {
         for object in side.live.snapshot().iter() {
-            let Some(finalizer) = capi::newborn(object) else { continue };
-            if !known.insert(object.metadata.uid.clone()) {
+            if !capi::newborn(object) || !known.insert(object.metadata.uid.clone()) {
                 continue;
             }
-            if let Err(error) = capi::introduce(&side.cluster, object, finalizer).await {
+            if let Err(error) = capi::introduce(&side.cluster, object).await {
                 tracing::debug!(%error, "its controller will begin with it");
             }
         }
