@@ -147,17 +147,24 @@ impl Step<Story> for SelfManagement {
             .await?;
         let publication = story.publication().await?;
         let (revision, version) = (publication.revision.tag(), publication.chart.version());
-        story
-            .follow("the management cluster to deploy its own definition", scope, management)
-            .until(|seen| {
-                first([
-                    component(&seen[0], RELEASE, &revision),
-                    release(&seen[0], version),
-                    component(&seen[0], "cluster", &revision),
-                    components(&seen[0], &revision, |_| true),
-                ])
-            })
-            .await?;
+        let follow = story.follow("the management cluster to deploy its own definition", scope, management);
+        let deployed = follow.until(|seen| {
+            first([
+                component(&seen[0], RELEASE, &revision),
+                release(&seen[0], version),
+                component(&seen[0], "cluster", &revision),
+                components(&seen[0], &revision, |_| true),
+            ])
+        });
+        // An API server gets a kind ready when it is first asked for, and the last proof asks for all.
+        let asked = async {
+            collect(cluster).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            deployed = deployed => deployed?,
+            () = asked => {}
+        }
         self.prove_machines(cluster, scope).await?;
         self.prove_independence(story, cluster).await?;
         settle(story, scope, cluster).await
