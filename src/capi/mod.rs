@@ -1,8 +1,8 @@
 //! Cluster API: what belongs to a cluster, how it is moved, and whether it is well.
 //!
 //! ```text
-//!   discover ─► graph ─► plan ─► pause ─► copy ─► verify ─► COMMIT ─► delete ─► release
-//!                          └──────── any failure: roll back ───┘ └─ any failure: roll forward ─┘
+//!   discover ─► graph ─► plan ─► pause ─► copy ─► verify ─► status ─► COMMIT ─► delete ─► release
+//!                          └───────── any failure: roll back ───────────┘ └─ any failure: roll forward ─┘
 //! ```
 //!
 //! [`graph`](Graph), [`plan`](Plan) and [`differences`] are pure functions over live objects; [`Pivot`] does the rest.

@@ -1,8 +1,8 @@
 //! Moves Cluster API objects from one cluster to another.
 //!
 //! ```text
-//!   look ─► plan ─► claim ─► fence ─► copy ─► verify ─► acknowledge ─► COMMIT ─► delete ─► release
-//!                     └──────────── any failure: roll back ─────────┘   └─ any failure: roll forward ─┘
+//!   look ─► plan ─► claim ─► fence ─► copy ─► verify ─► status ─► acknowledge ─► COMMIT ─► delete ─► release
+//!                     └───────────────── any failure: roll back ───────────────┘   └─ any failure: roll forward ─┘
 //! ```
 //!
 //! Every phase can be run again from the live state and the [record](Record) on both clusters. Nothing is deleted before
